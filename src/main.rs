@@ -1,0 +1,2 @@
+//! foldfs
+fn main() {}
