@@ -1,1 +1,5 @@
-//! foldfs
+//! foldfs presents virtual machine images as plain directory trees that share what they have in
+//! common. docs/architecture.md draws the layers; each module may use only those below it.
+
+pub mod error;
+pub mod store;

@@ -1,0 +1,6 @@
+//! Bytes on disk: everything of docs/format.md, and nothing of what it means to a view.
+
+pub mod digest;
+pub mod mark;
+pub mod metadata;
+pub mod number;
