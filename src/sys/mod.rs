@@ -1,0 +1,8 @@
+//! System calls that rustix lacks or that need a rule of ours; the only `unsafe` of the crate.
+
+pub mod copy;
+pub mod durable;
+pub mod handle;
+pub mod lease;
+pub mod process;
+pub mod xattr;
