@@ -1,0 +1,65 @@
+# What one does with this project, by name. `make help` lists it.
+
+CARGO ?= cargo
+# Runs of each measurement of `make bench`.
+RUNS ?= 5
+# Random cases of each property in `make soak`.
+CASES ?= 20000
+
+.DEFAULT_GOAL := build
+.PHONY: help build test soak lint format demo bench trees install install-deps clean clean-trees
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+build: ## the program, as target/release/foldfs
+	$(CARGO) build --release --locked
+
+test: ## every test that this machine and user can run (root and /dev/fuse: all of them)
+	$(CARGO) test --doc --locked --quiet
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; exec $(CARGO) nextest run --locked --no-fail-fast; \
+	else \
+		set -x; exec $(CARGO) test --all-targets --locked --no-fail-fast; \
+	fi
+
+soak: ## the random tests with many more cases: make soak CASES=20000
+	PROPTEST_CASES=$(CASES) $(CARGO) test --release --locked --no-fail-fast
+
+lint: ## formatting, clippy and, where it is installed, shellcheck
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	@if command -v shellcheck >/dev/null; then \
+		set -x; shellcheck -e SC1091,SC2016 scripts/*.sh .ci/run; \
+	fi
+
+format: ## cargo fmt
+	$(CARGO) fmt
+
+demo: build ## two real Debian images in one store, every claim checked (root)
+	$(CARGO) build --release --locked --example snapshot
+	scripts/install-deps.sh demo
+	scripts/demo.sh
+
+bench: build ## foldfs beside what one would use instead (root): make bench RUNS=5
+	scripts/install-deps.sh bench
+	scripts/trees.sh all
+	python3 scripts/bench.py --runs $(RUNS)
+
+trees: ## the real Debian trees that demo and bench work on, under target/trees (root)
+	scripts/install-deps.sh demo
+	scripts/trees.sh all
+
+install: ## the program to /usr/local/bin, or $(DESTDIR)$(PREFIX)/bin
+	install -D -m 755 target/release/foldfs $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/foldfs
+
+install-deps: ## the Debian packages that all of this needs (root)
+	scripts/install-deps.sh
+
+clean: ## everything built, but for the trees
+	$(CARGO) clean --profile dev --quiet
+	$(CARGO) clean --profile release --quiet
+	rm -rf --one-file-system target/demo target/bench
+
+clean-trees: ## the Debian trees and their packages
+	rm -rf --one-file-system target/trees

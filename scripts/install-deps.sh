@@ -1,0 +1,60 @@
+#!/bin/bash
+# Installs the Debian packages that foldfs needs, by name, and only those that are missing.
+#
+#   scripts/install-deps.sh [build] [test] [demo] [bench]     (default: all four)
+#
+# What counts is that the program is there, not where it came from.
+set -euo pipefail
+
+# package:program that it brings
+build="gcc:cc libc6-dev:/usr/include/stdio.h make:make"
+test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs fuse3:fusermount3
+    mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3"
+demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
+bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3"
+
+missing=()
+for group in "${@:-all}"; do
+    case $group in
+        build) wanted=$build ;;
+        test) wanted=$test ;;
+        demo) wanted=$demo ;;
+        bench) wanted=$bench ;;
+        all) wanted="$build $test $demo $bench" ;;
+        *)
+            echo "install-deps: no group '$group'; there are: build test demo bench" >&2
+            exit 2
+            ;;
+    esac
+    for pair in $wanted; do
+        package=${pair%%:*} program=${pair#*:}
+        # An absolute name is a file. Daemons' tools may lie outside of a user's PATH.
+        if [[ $program == /* ]]; then
+            [ -e "$program" ] && continue
+        elif PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null; then
+            continue
+        fi
+        [[ " ${missing[*]} " == *" $package "* ]] || missing+=("$package")
+    done
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+command -v apt-get >/dev/null || {
+    echo "install-deps: no apt-get here; please install: ${missing[*]}" >&2
+    exit 1
+}
+[ "$(id -u)" -eq 0 ] || {
+    echo "install-deps: root is needed to install: ${missing[*]}" >&2
+    exit 1
+}
+echo "install-deps: installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt-get -qq update &&
+    apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "${missing[@]}"; } \
+    >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "install-deps: apt-get failed to install ${missing[*]}" >&2
+    exit 1
+fi
