@@ -3,9 +3,12 @@
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 /// How a command ends when it does not end well. The numbers are part of the command line's
 /// contract and are never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ErrorKind {
     /// It failed, and nothing was changed (exit 1).
     Failed,
@@ -30,7 +33,7 @@ impl ErrorKind {
 }
 
 /// An error for a person: object, cause and remedy.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// What kind of end this is.
     pub kind: ErrorKind,

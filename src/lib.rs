@@ -2,5 +2,9 @@
 //! common. docs/architecture.md draws the layers; each module may use only those below it.
 
 pub mod error;
+pub mod ops;
+pub mod path_bytes;
+pub mod progress;
+pub mod serve;
 pub mod store;
 pub mod sys;

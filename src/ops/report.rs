@@ -1,0 +1,311 @@
+//! What a request comes back with: what `--json` prints, and the command line's tables are made
+//! of. The keys are documented in docs/commands.md and stable: keys are added, never changed.
+//! Sizes are bytes; times are seconds since 1970.
+
+use serde::{Deserialize, Serialize};
+
+use super::request::Share;
+use crate::path_bytes::PathBytes;
+
+/// The answer to a [`Request`](super::request::Request) of the same name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "kebab-case")]
+pub enum Report {
+    /// To `CommitImport`.
+    Import(ImportReport),
+    /// To `Clone`.
+    Clone(CloneReport),
+    /// To `Rename`.
+    Rename(RenameReport),
+    /// To `Remove`.
+    Remove(RemoveReport),
+    /// To `Fold`.
+    Fold(FoldReport),
+    /// To `Collect`.
+    Collect(CollectReport),
+    /// To `Check`.
+    Check(CheckReport),
+    /// To `Status`.
+    Status(StatusReport),
+    /// To `List`.
+    List(ListReport),
+    /// To `Why`.
+    Why(WhyReport),
+    /// To `Mount`.
+    Mount(MountReport),
+    /// To `Unmount`.
+    Unmount(MountReport),
+}
+
+impl Report {
+    /// Whether the command found something that somebody has to look at: exit code 3.
+    pub fn has_findings(&self) -> bool {
+        matches!(self, Report::Check(check) if !check.findings.is_empty())
+    }
+}
+
+/// An image was made of an import.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImportReport {
+    /// The image.
+    pub image: String,
+    /// Its family.
+    pub family: String,
+    /// The family was founded, with the imported tree as its base.
+    pub founded: bool,
+    /// Why this family: os-release and the share of equal files, in a sentence.
+    pub reason: String,
+    /// Inodes that the image shows.
+    pub inodes: u64,
+    /// Sum of the sizes of its regular files, each inode once.
+    pub logical_bytes: u64,
+    /// Of these, content that was in the store already.
+    pub known_bytes: u64,
+    /// Objects that are new in the store.
+    pub new_objects: u64,
+    /// Sum of their sizes.
+    pub new_bytes: u64,
+}
+
+/// An image was cloned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CloneReport {
+    /// The new image.
+    pub image: String,
+    /// Its family.
+    pub family: String,
+    /// Private entries that it has.
+    pub entries: u64,
+    /// Closed private files of the origin that became objects, without being copied.
+    pub new_objects: u64,
+    /// Bytes that had to be copied: files open for writing, where there are no reflinks.
+    pub copied_bytes: u64,
+}
+
+/// An image or a family has another name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenameReport {
+    /// The name it had.
+    pub from: String,
+    /// The name it has.
+    pub to: String,
+    /// A family (and its base) was renamed, not a guest's image.
+    pub family: bool,
+}
+
+/// An image was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveReport {
+    /// The image.
+    pub image: String,
+    /// The family it belonged to.
+    pub family: String,
+    /// The family went with it.
+    pub family_removed: bool,
+    /// Shared versions that went back into the one image that still uses them.
+    pub withdrawn: u64,
+}
+
+/// What a fold did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoldReport {
+    /// For each family that was folded.
+    pub families: Vec<FamilyFold>,
+}
+
+/// What a fold did in one family.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FamilyFold {
+    /// The family.
+    pub family: String,
+    /// Private files that were looked at.
+    pub examined: u64,
+    /// Of these, files whose digest was known from the last time.
+    pub unchanged: u64,
+    /// Private files whose content became an object, or was one, and is kept once now.
+    pub folded_files: u64,
+    /// Sum of their sizes.
+    pub folded_bytes: u64,
+    /// Allocated bytes that this set free.
+    pub freed_bytes: u64,
+    /// Private files left alone because they were in use.
+    pub busy_files: u64,
+    /// Paths whose most common version moved into the shared layer.
+    pub shared_paths: u64,
+    /// Paths that left the shared layer, or changed their version there.
+    pub unshared_paths: u64,
+}
+
+/// Objects were removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReport {
+    /// Objects in the store before.
+    pub examined: u64,
+    /// The removed ones, by digest.
+    pub removed: Vec<CollectedObject>,
+    /// Allocated bytes that this set free.
+    pub freed_bytes: u64,
+}
+
+/// An object that nothing referred to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedObject {
+    /// SHA-256, hexadecimal.
+    pub digest: String,
+    /// Size.
+    pub bytes: u64,
+}
+
+/// What a check proved or found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Images that were walked.
+    pub images: u64,
+    /// Private and shared entries that were looked at.
+    pub entries: u64,
+    /// Objects that were looked at.
+    pub objects: u64,
+    /// Bytes whose digest was computed and compared.
+    pub content_bytes: u64,
+    /// What is wrong. Empty: the store is sound.
+    pub findings: Vec<Finding>,
+    /// What is right but could be smaller: private entries that equal the shared ones.
+    pub redundant: Vec<Finding>,
+}
+
+/// Something that a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Where: a path below the store, a path of an image, a table's row.
+    pub object: PathBytes,
+    /// What is wrong.
+    pub cause: String,
+    /// What to do; may be empty.
+    pub remedy: String,
+}
+
+/// What images show and what they cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// For each image that was asked for, bases included.
+    pub images: Vec<ImageStatus>,
+    /// Sum of `logical_bytes` over these images.
+    pub logical_bytes: u64,
+    /// Content of the shared layers and private content of these images, each object once.
+    pub unique_bytes: u64,
+    /// Allocated bytes of the whole store, as `du` counts them; `None` if one name was asked for.
+    pub stored_bytes: Option<u64>,
+    /// `logical_bytes - stored_bytes`; negative where metadata outweighs what is shared.
+    pub saved_bytes: Option<i64>,
+    /// Objects in the store; `None` if one name was asked for.
+    pub objects: Option<u64>,
+}
+
+/// What one image shows and what it costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// The image.
+    pub image: String,
+    /// Its family.
+    pub family: String,
+    /// `base`, `guest` or `working`.
+    pub role: String,
+    /// Inodes that its view shows.
+    pub inodes: u64,
+    /// Sum of the sizes of the regular files that its view shows, each inode once.
+    pub logical_bytes: u64,
+    /// Of these, files that come from the shared layer.
+    pub shared_bytes: u64,
+    /// Of these, private entries: stubs and files.
+    pub private_bytes: u64,
+    /// Allocated bytes of its private layer: what would be free at once without it.
+    pub stored_bytes: u64,
+}
+
+/// The families and images of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListReport {
+    /// All families.
+    pub families: Vec<ListedFamily>,
+    /// All images, bases included.
+    pub images: Vec<ListedImage>,
+}
+
+/// A family in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFamily {
+    /// Its name, and its base's.
+    pub name: String,
+    /// ID of os-release; empty if unknown.
+    pub os: String,
+    /// VERSION_ID of os-release; empty if unknown.
+    pub os_version: String,
+    /// As `uname -m` says it; empty if unknown.
+    pub architecture: String,
+    /// The rule of placement.
+    pub share: Share,
+    /// When it was founded.
+    pub created: i64,
+    /// Inodes of its shared layer.
+    pub shared_inodes: u64,
+}
+
+/// An image in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedImage {
+    /// Its name.
+    pub name: String,
+    /// Its family.
+    pub family: String,
+    /// `base`, `guest` or `working`.
+    pub role: String,
+    /// When it was made.
+    pub created: i64,
+    /// The import's source, or the image it was cloned from.
+    pub source: String,
+    /// Where it is mounted now.
+    pub mounted: Vec<PathBytes>,
+}
+
+/// What serves a path and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyReport {
+    /// The image.
+    pub image: String,
+    /// The path in its view.
+    pub path: PathBytes,
+    /// The inode number that the view shows.
+    pub number: u64,
+    /// The file type, as find(1) names it: f, d, l, c, b, p, s.
+    pub file_type: String,
+    /// `shared` or `private`.
+    pub layer: String,
+    /// What the entry is there: `shared`, `file`, `stub`, `own`, `merged`, `transparent`.
+    pub role: String,
+    /// Why it is where it is, in a sentence.
+    pub reason: String,
+    /// SHA-256 of the content, where it is an object.
+    pub digest: Option<String>,
+    /// Where the bytes are, below the store; of a directory its private part, if it has one.
+    pub stored: Option<PathBytes>,
+    /// Images of the family that show the same version of the same path, this one not included.
+    pub shared_with: Vec<String>,
+    /// Images of the family that show another version, or none.
+    pub differs_in: Vec<String>,
+}
+
+/// What was mounted or unmounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountReport {
+    /// For each image.
+    pub mounts: Vec<MountedImage>,
+}
+
+/// An image on a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// The image.
+    pub image: String,
+    /// The directory.
+    pub directory: PathBytes,
+}

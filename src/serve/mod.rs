@@ -1,0 +1,4 @@
+//! Adapters between the outside and what is below: translation only.
+
+pub mod control_client;
+pub mod protocol;
