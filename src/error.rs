@@ -48,7 +48,7 @@ pub struct Error {
 }
 
 /// The result of everything that a command calls.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error of kind [`ErrorKind::Failed`].
