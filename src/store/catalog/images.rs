@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::name::check_name;
 use super::read::Reads;
-use super::records::{Alias, ImageRole, NewFamily, NewUncover};
+use super::records::{Alias, ImageRole, NewFamily, NewImage, NewUncover};
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 use crate::store::number::{FamilyId, ImageId, Number};
@@ -30,14 +30,15 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// When the name is not allowed or taken.
-    pub fn create_family(&self, family: &NewFamily<'_>) -> Result<(FamilyId, ImageId)> {
+    pub fn create_family(&self, family: &NewFamily<'_>) -> Result<FamilyId> {
         self.check_free(family.name)?;
         let id = FamilyId(self.insert(
             "INSERT INTO families (name, root, base, os, os_version, architecture, share, created) \
-             VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 family.name,
                 family.root.get(),
+                family.base.0,
                 family.os,
                 family.os_version,
                 family.architecture,
@@ -45,58 +46,47 @@ impl Transaction<'_> {
                 family.created,
             ],
         )?);
-        let base = self.insert_image(
-            id,
-            family.name,
-            ImageRole::Base,
-            family.created,
-            family.source,
-        )?;
-        self.run_one(
-            "families",
-            id,
-            "UPDATE families SET base = ?2 WHERE id = ?1",
-            [id.0, base.0],
-        )?;
-        Ok((id, base))
+        self.insert_image(&NewImage {
+            id: family.base,
+            family: id,
+            name: family.name,
+            role: ImageRole::Base,
+            created: family.created,
+            source: family.source,
+        })?;
+        Ok(id)
     }
 
-    /// Adds an image to a family. `created`: seconds since 1970; `source`: where it comes from.
+    /// Adds an image to a family.
     ///
     /// # Errors
     /// When the name is not allowed or taken, and for the role base, which only
     /// [`Transaction::create_family`] and [`Transaction::set_base`] give.
-    pub fn create_image(
-        &self,
-        family: FamilyId,
-        name: &str,
-        role: ImageRole,
-        created: i64,
-        source: &str,
-    ) -> Result<ImageId> {
-        self.check_free(name)?;
-        if role == ImageRole::Base {
+    pub fn create_image(&self, image: &NewImage<'_>) -> Result<()> {
+        self.check_free(image.name)?;
+        if image.role == ImageRole::Base {
             return Err(Error::failed(
-                format!("image {name}"),
+                format!("image {}", image.name),
                 "a family has one base only",
             ));
         }
-        self.insert_image(family, name, role, created, source)
+        self.insert_image(image)
     }
 
-    fn insert_image(
-        &self,
-        family: FamilyId,
-        name: &str,
-        role: ImageRole,
-        created: i64,
-        source: &str,
-    ) -> Result<ImageId> {
-        let id = self.insert(
-            "INSERT INTO images (family, name, role, created, source) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![family.0, name, role.as_str(), created, source],
+    fn insert_image(&self, image: &NewImage<'_>) -> Result<()> {
+        self.run(
+            "INSERT INTO images (id, family, name, role, created, source) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                image.id.0,
+                image.family.0,
+                image.name,
+                image.role.as_str(),
+                image.created,
+                image.source
+            ],
         )?;
-        Ok(ImageId(id))
+        Ok(())
     }
 
     /// Gives an image another name.

@@ -1,4 +1,4 @@
-//! The store's one counter of inode numbers.
+//! The store's one counter of inode numbers, and the ids of images.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::Catalog;
 use super::read::Reads;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
-use crate::store::number::Number;
+use crate::store::number::{ImageId, Number};
 
 /// How many numbers [`Numbers`] reserves at a time.
 const BLOCK: u64 = 1024;
@@ -46,6 +46,27 @@ impl Catalog {
         let range = transaction.reserve_numbers(count)?;
         transaction.commit()?;
         Ok(range)
+    }
+}
+
+impl Catalog {
+    /// Reserves the id of a new image; durable before it returns, and never given again. So
+    /// `images/ID` can be made before the row: without one it is debris.
+    ///
+    /// # Errors
+    /// As [`Catalog::transaction`].
+    #[track_caller]
+    pub fn reserve_image_id(&self) -> Result<ImageId> {
+        let transaction = self.transaction()?;
+        transaction.run_one(
+            "sqlite_sequence",
+            "images",
+            "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'images'",
+            [],
+        )?;
+        let id = transaction.last_image_id()?;
+        transaction.commit()?;
+        Ok(id)
     }
 }
 

@@ -2,7 +2,7 @@
 //! instant of it ([`super::Snapshot`]) and what a transaction has made of it
 //! ([`super::Transaction`]).
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 
 use super::fault::Fault;
 use super::inode_row::{decode, inode_columns, number};
@@ -364,13 +364,19 @@ pub trait Reads {
 
     /// The first number that is not reserved: every number in use lies below it.
     fn next_number(&self) -> Result<u64> {
+        let sql = "SELECT next_number FROM counter WHERE id = 1";
         self.with(|c| {
-            let next = c
-                .query_row("SELECT next_number FROM counter WHERE id = 1", [], |row| {
-                    row.get(0)
-                })
-                .optional()?;
-            next.ok_or_else(|| Fault::row("counter", 1, "it is missing"))
+            first(c, sql, [], |row| Ok(row.get(0)?))?
+                .ok_or_else(|| Fault::row("counter", 1, "it is missing"))
+        })
+    }
+
+    /// The last id of an image that was ever reserved; 0 if none was.
+    fn last_image_id(&self) -> Result<ImageId> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'";
+        self.with(|c| {
+            first(c, sql, [], |row| Ok(ImageId(row.get(0)?)))?
+                .ok_or_else(|| Fault::row("sqlite_sequence", "images", "it is missing"))
         })
     }
 

@@ -93,6 +93,8 @@ pub struct NewFamily<'a> {
     pub name: &'a str,
     /// The root of the shared layer; its inode is inserted in the same transaction.
     pub root: Number,
+    /// The reserved id of the base image.
+    pub base: ImageId,
     /// ID of os-release; empty if unknown.
     pub os: &'a str,
     /// VERSION_ID of os-release; empty if unknown.
@@ -122,6 +124,23 @@ pub struct Image {
     pub created: i64,
     /// Where it comes from: the import's source or the image it was cloned from.
     pub source: String,
+}
+
+/// What an image begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewImage<'a> {
+    /// Its reserved id ([`super::Catalog::reserve_image_id`]).
+    pub id: ImageId,
+    /// The family it belongs to.
+    pub family: FamilyId,
+    /// Its name.
+    pub name: &'a str,
+    /// What it is for; a base is created with its family only.
+    pub role: ImageRole,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Where it comes from.
+    pub source: &'a str,
 }
 
 /// An image shows a shared inode under another number and with another ctime.

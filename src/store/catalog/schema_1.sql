@@ -27,6 +27,8 @@ CREATE TABLE images (
     created INTEGER NOT NULL,
     source  TEXT NOT NULL
 ) STRICT;
+-- The last id given, reserved durably before it is used (Catalog::reserve_image_id).
+INSERT INTO sqlite_sequence (name, seq) VALUES ('images', 0);
 CREATE INDEX images_by_family ON images (family);
 
 CREATE TABLE inodes (

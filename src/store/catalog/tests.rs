@@ -74,6 +74,7 @@ fn file(value: u64, content: &[u8]) -> SharedInode {
 const FAMILY: NewFamily<'static> = NewFamily {
     name: "debian",
     root: Number::FIRST,
+    base: ImageId(0),
     os: "debian",
     os_version: "13",
     architecture: "x86_64",
@@ -84,12 +85,26 @@ const FAMILY: NewFamily<'static> = NewFamily {
 
 /// Founds FAMILY with root directory 16.
 fn found(catalog: &Catalog) -> (FamilyId, ImageId) {
+    let base = catalog.reserve_image_id().unwrap();
     let transaction = catalog.transaction().unwrap();
-    let ids = transaction.create_family(&FAMILY).unwrap();
+    let family = transaction
+        .create_family(&NewFamily { base, ..FAMILY })
+        .unwrap();
     let root = inode(16, Content::Directory);
-    transaction.insert_inode(ids.0, &root).unwrap();
+    transaction.insert_inode(family, &root).unwrap();
     transaction.commit().unwrap();
-    ids
+    (family, base)
+}
+
+fn guest(family: FamilyId, id: ImageId, name: &str) -> NewImage<'_> {
+    NewImage {
+        id,
+        family,
+        name,
+        role: ImageRole::Guest,
+        created: 5,
+        source: "there",
+    }
 }
 
 fn contents() -> Vec<Content> {
@@ -327,18 +342,21 @@ fn families_and_images_share_their_names() {
         ImageRole::Base
     );
 
+    let web = catalog.reserve_image_id().unwrap();
+    assert!(web > base);
+    assert_eq!(catalog.last_image_id().unwrap(), web);
     let transaction = catalog.transaction().unwrap();
-    let create = |name| transaction.create_image(family, name, ImageRole::Guest, 5, "there");
-    let web = create("web").unwrap();
+    let create = |name| transaction.create_image(&guest(family, web, name));
+    create("web").unwrap();
     for taken in ["web", "debian"] {
         assert!(create(taken).unwrap_err().to_string().contains("taken"));
     }
     assert_eq!(create("..").unwrap_err().kind, ErrorKind::Usage);
-    assert!(
-        transaction
-            .create_image(family, "b", ImageRole::Base, 5, "")
-            .is_err()
-    );
+    let second_base = NewImage {
+        role: ImageRole::Base,
+        ..guest(family, web, "b")
+    };
+    assert!(transaction.create_image(&second_base).is_err());
     assert!(
         transaction
             .create_family(&NewFamily {
@@ -395,9 +413,10 @@ fn rows_of_an_image() {
     let fixture = Fixture::new();
     let catalog = fixture.open();
     let (family, base) = found(&catalog);
+    let image = catalog.reserve_image_id().unwrap();
     let transaction = catalog.transaction().unwrap();
-    let image = transaction
-        .create_image(family, "web", ImageRole::Guest, 5, "")
+    transaction
+        .create_image(&guest(family, image, "web"))
         .unwrap();
     let alias = |shared, shown| Alias {
         shared: number(shared),
@@ -448,9 +467,10 @@ fn rows_of_an_image() {
     assert!(uncovers.iter().map(|u| &u.step).eq(&steps));
     assert_eq!(catalog.holds(image).unwrap(), [Box::from(&b"etc/\xff"[..])]);
 
+    let clone = catalog.reserve_image_id().unwrap();
     let transaction = catalog.transaction().unwrap();
-    let clone = transaction
-        .create_image(family, "clone", ImageRole::Guest, 5, "")
+    transaction
+        .create_image(&guest(family, clone, "clone"))
         .unwrap();
     transaction.copy_image_rows(image, clone).unwrap();
     assert!(transaction.delete_alias(image, number(20)).unwrap());
