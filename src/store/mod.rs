@@ -2,6 +2,9 @@
 
 pub mod catalog;
 pub mod digest;
+pub mod layout;
 pub mod mark;
 pub mod metadata;
 pub mod number;
+pub mod objects;
+pub mod tree;
