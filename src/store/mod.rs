@@ -2,9 +2,22 @@
 
 pub mod catalog;
 pub mod digest;
+pub mod format_file;
+pub mod image_dirs;
+mod init;
 pub mod layout;
+pub mod lock;
 pub mod mark;
 pub mod metadata;
 pub mod number;
 pub mod objects;
+pub mod open;
+#[cfg(test)]
+mod open_tests;
+mod recovery;
+pub mod staging;
 pub mod tree;
+
+pub use image_dirs::{ImageDirs, StagedImage};
+pub use open::{Access, Store};
+pub use staging::StagingDirectory;

@@ -1,0 +1,101 @@
+//! `run/lock`: held by whoever may alter the store. It says who that is; the kernel releases it
+//! when the process ends, however it ends.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::layout;
+use crate::error::{Context, Error, Result};
+use crate::sys::copy;
+
+/// The lock, held until it is dropped. Processes forked from this one hold it too.
+pub struct StoreLock {
+    file: OwnedFd,
+}
+
+impl StoreLock {
+    /// Takes the lock in the open directory `run`, without waiting. `store` names it in errors.
+    ///
+    /// # Errors
+    /// Of kind [`crate::error::ErrorKind::Busy`] when another process holds it.
+    pub fn take(run: BorrowedFd<'_>, store: &str) -> Result<Self> {
+        // What is in run/ is no part of the store: no durable step.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        let file =
+            fs::openat(run, layout::LOCK, flags, mode).about(format!("{store}: run/lock"))?;
+        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(busy(file.as_fd(), store)),
+            Err(errno) => return Err(errno).about(format!("{store}: run/lock")),
+        }
+        let lock = Self { file };
+        lock.sign().about(format!("{store}: run/lock"))?;
+        Ok(lock)
+    }
+
+    /// Writes this process into the lock: once more after a fork.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn sign(&self) -> rustix::io::Result<()> {
+        let pid = format!("{}\n", std::process::id());
+        fs::ftruncate(&self.file, 0)?;
+        copy::write_all_at(&self.file, pid.as_bytes(), 0)
+    }
+}
+
+fn busy(file: BorrowedFd<'_>, store: &str) -> Error {
+    let cause = match holder(file) {
+        Some(pid) => format!("process {pid} is using it"),
+        None => String::from("another process is using it"),
+    };
+    Error::busy(store, cause).remedy("try again when it has finished, or stop it")
+}
+
+fn holder(file: BorrowedFd<'_>) -> Option<u32> {
+    let mut buffer = [0; 16];
+    let length = copy::read_at(file, &mut buffer, 0).ok()?;
+    std::str::from_utf8(&buffer[..length])
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn one_at_a_time_and_it_names_the_holder() {
+        let temporary = tempfile::tempdir().unwrap();
+        let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let lock = StoreLock::take(run.as_fd(), "store x").unwrap();
+        let error = StoreLock::take(run.as_fd(), "store x")
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Busy);
+        let holder = format!("process {} ", std::process::id());
+        assert!(error.to_string().contains(&holder), "{error}");
+        std::fs::write(temporary.path().join("lock"), b"\xff garbage").unwrap();
+        let error = StoreLock::take(run.as_fd(), "store x")
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(lock);
+        StoreLock::take(run.as_fd(), "store x").unwrap();
+    }
+
+    #[test]
+    fn a_symlink_in_its_place_is_not_followed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        std::os::unix::fs::symlink("other", temporary.path().join("lock")).unwrap();
+        assert!(StoreLock::take(run.as_fd(), "store x").is_err());
+        assert!(!temporary.path().join("other").exists());
+    }
+}

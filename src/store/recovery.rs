@@ -1,0 +1,127 @@
+//! What opening a store for writing clears up after a crash: debris only, never what an image
+//! shows.
+//!
+//! - `staging/` is emptied.
+//! - `images/ID` goes when the catalog has no such image although the id was given once. (An id
+//!   that was not: the catalog is an old copy, and `check` speaks of it.)
+//! - Of every image, `orphans/` and `work/` are emptied, a `work/DIGEST` is finished.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::catalog::Reads;
+use super::digest::Digest;
+use super::image_dirs::open_directory;
+use super::layout;
+use super::number::ImageId;
+use super::objects::{Objects, digest_of};
+use super::open::Store;
+use super::staging;
+use super::tree;
+use crate::error::{Context, Result};
+use crate::sys::durable;
+
+/// Clears up. The store is locked.
+pub(super) fn clear_up(store: &Store) -> Result<()> {
+    staging::empty(store.staging())?;
+    let last = store.catalog().last_image_id()?;
+    for name in names(store.images(), layout::IMAGES)? {
+        let Some(id) = layout::parse_image(&name) else {
+            continue;
+        };
+        if store.catalog().image(id)?.is_some() {
+            clear_image(store, id)?;
+        } else if id <= last {
+            log::info!("images/{id}: removed, it was not completed");
+            store.retire_image(id)?;
+        } else {
+            log::warn!("images/{id}: the catalog does not know it; run `foldfs check`");
+        }
+    }
+    Ok(())
+}
+
+fn clear_image(store: &Store, id: ImageId) -> Result<()> {
+    let about = format!("images/{id}");
+    let image = open_directory(store.images(), &layout::image_name(id)).about(&about)?;
+    if let Some(orphans) = part(image.as_fd(), layout::ORPHANS, &about)? {
+        tree::remove_contents(orphans.as_fd(), &format!("{about}/orphans"))?;
+    }
+    let Some(work) = part(image.as_fd(), layout::WORK, &about)? else {
+        return Ok(());
+    };
+    let about = format!("{about}/work");
+    let mut finished = false;
+    for name in names(work.as_fd(), &about)? {
+        match layout::parse_work(&name) {
+            Some(digest) => finished |= finish(store, work.as_fd(), &name, &digest, &about)?,
+            None => tree::remove(work.as_fd(), &name, &about)?,
+        }
+    }
+    if finished {
+        durable::sync_filesystem(work.as_fd()).about(&about)?;
+    }
+    Ok(())
+}
+
+/// A directory of an image; a damaged store may lack it, which is for `check` to say.
+fn part(image: BorrowedFd<'_>, name: &str, about: &str) -> Result<Option<OwnedFd>> {
+    match open_directory(image, name) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOENT) => {
+            log::warn!("{about}/{name} is missing; run `foldfs check`");
+            Ok(None)
+        }
+        Err(errno) => Err(errno).about(format!("{about}/{name}")),
+    }
+}
+
+/// Finishes `work/DIGEST` (docs/format.md, A private file becomes an object); whether it is an
+/// object now.
+fn finish(
+    store: &Store,
+    work: BorrowedFd<'_>,
+    name: &[u8],
+    digest: &Digest,
+    about: &str,
+) -> Result<bool> {
+    let object = || format!("{about}/{digest}");
+    let stat = fs::statat(work, name, AtFlags::SYMLINK_NOFOLLOW).about(object())?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !regular {
+        tree::remove(work, name, about)?;
+        return Ok(false);
+    }
+    if stat.st_nlink > 1 || store.objects().exists(digest)? {
+        durable::unlink(work, name).about(object())?;
+        return Ok(false);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = fs::openat(work, name, flags, Mode::empty()).about(object())?;
+    if digest_of(file.as_fd()).about(object())? != *digest {
+        log::error!(
+            "{}: its content is not what it was; run `foldfs check`",
+            object()
+        );
+        return Ok(false);
+    }
+    durable::sync(&file).about(object())?;
+    Objects::strip(work, name)?;
+    store.objects().publish(work, name, digest)?;
+    Ok(true)
+}
+
+fn names(directory: BorrowedFd<'_>, about: &str) -> Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    let mut entries = Dir::read_from(directory).about(about)?;
+    while let Some(entry) = entries.read() {
+        let entry = entry.about(about)?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,174 @@
+//! `staging/`: where imports and whatever else takes long build what later gets its place by one
+//! rename. Opening a store for writing empties it, except for what a living process works in:
+//! each directory is locked (flock(2)) by whoever made it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{self, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::tree;
+use crate::error::{Context, Error, Result};
+use crate::sys::durable;
+
+/// A directory in `staging/`, removed with everything in it when it is dropped.
+pub struct StagingDirectory {
+    staging: OwnedFd,
+    name: String,
+    directory: OwnedFd,
+    removed_on_drop: bool,
+}
+
+impl StagingDirectory {
+    /// Makes a directory in the open directory `staging`; `purpose` begins its name.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn new(staging: BorrowedFd<'_>, purpose: &str) -> Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{purpose}-{}-{count}", std::process::id());
+            match durable::mkdir(staging, name.as_bytes(), 0o700) {
+                Ok(()) => {}
+                // Left behind by a process that had our id.
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(errno).about("staging"),
+            }
+            let made = Self {
+                staging: staging.try_clone_to_owned().about("staging")?,
+                directory: open(staging, name.as_bytes()).about("staging")?,
+                name,
+                removed_on_drop: true,
+            };
+            // Somebody who empties staging may have been quicker than the lock.
+            if lock(made.directory.as_fd()).about("staging")?
+                && fs::fstat(&made.directory).about("staging")?.st_nlink > 0
+            {
+                return Ok(made);
+            }
+        }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Its name in `staging/`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Removes it with everything in it.
+    ///
+    /// # Errors
+    /// Errors of the file system; what is left goes when the store is opened for writing.
+    pub fn discard(mut self) -> Result<()> {
+        self.removed_on_drop = false;
+        self.remove()
+    }
+
+    /// It has got its place: nothing is to be removed.
+    pub(super) fn placed(mut self) {
+        self.removed_on_drop = false;
+    }
+
+    fn remove(&self) -> Result<()> {
+        tree::remove(self.staging.as_fd(), self.name.as_bytes(), "staging")
+    }
+}
+
+impl Drop for StagingDirectory {
+    fn drop(&mut self) {
+        if self.removed_on_drop
+            && let Err(error) = self.remove()
+            && error.errno != Some(libc::ENOENT)
+        {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// Removes everything in `staging` that no living process works in.
+///
+/// # Errors
+/// Errors of the file system.
+pub(super) fn empty(staging: BorrowedFd<'_>) -> Result<()> {
+    let mut names = Vec::new();
+    let mut entries = Dir::read_from(staging).about("staging")?;
+    while let Some(entry) = entries.read() {
+        let entry = entry.about("staging")?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    for name in names {
+        let held = match open(staging, &name) {
+            Ok(directory) => {
+                if !lock(directory.as_fd()).about("staging")? {
+                    continue;
+                }
+                Some(directory)
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => None,
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno).about("staging"),
+        };
+        match tree::remove(staging, &name, "staging") {
+            Err(Error {
+                errno: Some(libc::ENOENT),
+                ..
+            }) => {}
+            outcome => outcome?,
+        }
+        drop(held);
+    }
+    Ok(())
+}
+
+fn open(staging: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(staging, name, flags, Mode::empty())
+}
+
+/// Whether the lock was free.
+fn lock(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    match fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emptying_spares_what_is_being_worked_in() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        let staging: OwnedFd = std::fs::File::open(path).unwrap().into();
+        let held = StagingDirectory::new(staging.as_fd(), "import").unwrap();
+        let other = StagingDirectory::new(staging.as_fd(), "import").unwrap();
+        assert_ne!(held.name(), other.name());
+        durable::create(held.directory(), b"file", 0o600).unwrap();
+        durable::create(other.directory(), b"file", 0o600).unwrap();
+        drop(other);
+        std::fs::create_dir_all(path.join("left/behind")).unwrap();
+        std::fs::write(path.join("file"), b"").unwrap();
+        std::os::unix::fs::symlink("left", path.join("link")).unwrap();
+        empty(staging.as_fd()).unwrap();
+        let names: Vec<_> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, [held.name()]);
+        assert!(path.join(held.name()).join("file").exists());
+        held.discard().unwrap();
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
+    }
+}
