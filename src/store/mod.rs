@@ -1,5 +1,6 @@
 //! Bytes on disk: everything of docs/format.md, and nothing of what it means to a view.
 
+pub mod cache;
 pub mod catalog;
 pub mod digest;
 pub mod format_file;

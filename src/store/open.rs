@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
+use super::cache::HashCache;
 use super::catalog::{Catalog, CatalogMode, Numbers};
 use super::format_file::FormatFile;
 use super::image_dirs::open_directory;
@@ -137,9 +138,9 @@ impl Store {
         self.run.as_fd()
     }
 
-    /// The path of the hash cache.
-    pub fn cache_path(&self) -> PathBuf {
-        self.path.join(layout::CACHE)
+    /// Opens the hash cache. It changes nothing that an image shows: no lock is needed.
+    pub fn hash_cache(&self) -> HashCache {
+        HashCache::open(&self.path.join(layout::CACHE))
     }
 
     /// The path of the daemon's control socket.
