@@ -3,9 +3,12 @@
 pub mod cache;
 pub mod catalog;
 pub mod digest;
+pub mod draft;
 pub mod format_file;
+pub mod guest_xattr;
 pub mod image_dirs;
 mod init;
+pub mod layer;
 pub mod layout;
 pub mod lock;
 pub mod mark;
@@ -16,6 +19,7 @@ pub mod open;
 #[cfg(test)]
 mod open_tests;
 mod recovery;
+pub mod shared;
 pub mod staging;
 pub mod tree;
 
