@@ -1,0 +1,45 @@
+//! All names of a directory of a view.
+
+use std::collections::HashSet;
+
+use super::lookup::{self, Item, Parts, damaged};
+use super::view::View;
+use crate::error::Result;
+use crate::store::layer::{self, PrivateEntry};
+
+/// One name and what it is.
+pub type Named = (Box<[u8]>, Item);
+
+/// The entries of a directory, sorted by the bytes of their names; each as [`lookup::lookup`] has it.
+pub fn list(view: &View, parts: Parts<'_>) -> Result<Vec<Named>> {
+    let mut entries = Vec::new();
+    let mut decided = HashSet::new();
+    if let Some(private) = parts.private {
+        let names = layer::names_in(private).map_err(|error| damaged(view, b".", error))?;
+        for name in names {
+            match layer::read_entry(private, &name).map_err(|error| damaged(view, &name, error))? {
+                Some(PrivateEntry::Marked { stat, mark }) => {
+                    let item = lookup::private_item(view, stat, mark)?;
+                    entries.push((name.clone().into_boxed_slice(), item));
+                }
+                Some(PrivateEntry::Whiteout) => {}
+                // Removed since the names were read.
+                None => continue,
+            }
+            decided.insert(name);
+        }
+    }
+    if let Some(shared) = parts.shared {
+        let directory = view.shared.directory(shared)?;
+        for (name, _) in directory.iter() {
+            if decided.contains(name) {
+                continue;
+            }
+            if let Some(item) = lookup::shared_item(view, &directory, name)? {
+                entries.push((name.into(), item));
+            }
+        }
+    }
+    entries.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+    Ok(entries)
+}

@@ -1,0 +1,8 @@
+//! What an image looks like: the private layer over the shared one. Stateless, no inodes, no
+//! kernel; docs/format.md, "What a name means", is implemented here and nowhere else.
+
+pub mod list;
+pub mod locate;
+pub mod lookup;
+pub mod view;
+pub mod walk;
