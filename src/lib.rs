@@ -2,6 +2,8 @@
 //! common. docs/architecture.md draws the layers; each module may use only those below it.
 
 pub mod error;
+pub mod filesystem;
+pub mod merge;
 pub mod ops;
 pub mod path_bytes;
 pub mod progress;

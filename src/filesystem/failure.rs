@@ -1,0 +1,49 @@
+//! Why a request on a live image is not carried out.
+
+use rustix::io::Errno;
+
+use crate::error::Error;
+
+/// The reason, kept until the adapter answers (and logs what is not the caller's doing).
+#[derive(Debug)]
+pub enum Failure {
+    /// What a plain directory would answer as well: ENOENT, EEXIST, ENOSPC and the like.
+    Refused(Errno),
+    /// The store is damaged or cannot be read.
+    Store(Error),
+}
+
+/// What every operation of a live image gives.
+pub type Outcome<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// The error number the caller gets.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Failure::Refused(errno) => *errno,
+            Failure::Store(error) => match error.errno {
+                Some(libc::ENOSPC) => Errno::NOSPC,
+                Some(libc::EDQUOT) => Errno::DQUOT,
+                Some(libc::EMFILE | libc::ENFILE) => Errno::NFILE,
+                Some(_) | None => Errno::IO,
+            },
+        }
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        // EBADMSG: an entry of the private layer that foldfs did not make.
+        if errno == Errno::BADMSG {
+            let error = Error::failed("private layer", "an entry without a valid mark");
+            return Failure::Store(error.remedy("run `foldfs check`"));
+        }
+        Failure::Refused(errno)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Store(error)
+    }
+}

@@ -1,0 +1,122 @@
+//! The live image: what a mount, a fold or a test works on. It knows neither FUSE nor virtio.
+//!
+//! # Locks, outermost first
+//!
+//! ```text
+//! node.content          content of one file is promoted, folded or truncated    (long)
+//!   family.change       shared: any change of names or metadata; exclusive: a commit
+//!     names             the image's names, places and sources                    (short: no data is copied)
+//!       table           number to node
+//!       directories     open private directories
+//!         node.state    a leaf
+//! ```
+//! Never two of one kind at a time. A change of names: `change.read()`, then `names.write()`;
+//! a look: `names.read()`.
+
+pub mod attributes;
+pub mod failure;
+pub mod node;
+#[allow(dead_code)]
+mod promote;
+mod resolve;
+pub mod table;
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::Result;
+use crate::merge::lookup::{self, Item};
+use crate::merge::view::View;
+use crate::store::mark::{DirectoryRole, Role};
+use crate::store::metadata::FileType;
+use crate::store::number::Number;
+use crate::store::open::Store;
+use failure::Outcome;
+use node::{Node, Place, Source};
+use table::Table;
+
+/// Who asks: for ownership of new files and for the rules that the kernel leaves to us.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// fsuid.
+    pub uid: u32,
+    /// fsgid.
+    pub gid: u32,
+    /// Thread id, 0 if unknown.
+    pub pid: u32,
+}
+
+/// The lock that a family's images share: held shared by every change of an image's names or
+/// metadata, exclusively by a commit of the family's shared layer.
+pub type ChangeLock = Arc<RwLock<()>>;
+
+/// Private directories kept open for each image.
+const DIRECTORIES_OPEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+
+/// A live image. One for each image that is mounted or worked on in this process.
+pub struct Filesystem {
+    /// The store it lies in.
+    pub store: Arc<Store>,
+    /// The image's layers. Changed under `names` held for writing.
+    pub view: View,
+    #[allow(dead_code)]
+    pub(super) change: ChangeLock,
+    pub(super) names: RwLock<()>,
+    pub(super) table: Table,
+    pub(super) directories: Mutex<LruCache<Number, Arc<OwnedFd>>>,
+    pub(super) root: Arc<Node>,
+}
+
+impl Filesystem {
+    /// Brings an image to life. At most one for each image in a process: see [`super::filesystem`].
+    pub fn new(store: Arc<Store>, view: View, change: ChangeLock) -> Result<Self> {
+        let role = match lookup::root(&view)? {
+            Item::Private { mark, .. } => match mark.role {
+                Role::Directory(role) => role,
+                _ => DirectoryRole::Own,
+            },
+            Item::Shared { .. } => DirectoryRole::Transparent { shared: view.root },
+        };
+        let table = Table::default();
+        let root = table.get_or_insert(Number::ROOT, || {
+            Node::new(
+                Number::ROOT,
+                FileType::Directory,
+                Place::Root,
+                Source::PrivateDirectory(role),
+            )
+        });
+        let directories = Mutex::new(LruCache::new(DIRECTORIES_OPEN));
+        Ok(Self {
+            store,
+            view,
+            change,
+            names: RwLock::new(()),
+            table,
+            directories,
+            root,
+        })
+    }
+
+    /// The root of the view.
+    pub fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    /// The node of a number that the kernel was told of.
+    ///
+    /// # Errors
+    /// ESTALE for one that it was not told of, or has forgotten.
+    pub fn node(&self, number: Number) -> Outcome<Arc<Node>> {
+        Ok(self.table.get(number).ok_or(rustix::io::Errno::STALE)?)
+    }
+
+    /// How many inodes are referred to.
+    pub fn nodes(&self) -> usize {
+        self.table.len()
+    }
+}

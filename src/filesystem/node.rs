@@ -1,0 +1,123 @@
+//! A node: an inode of a live image that the kernel (or background work) refers to.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use parking_lot::Mutex;
+
+use crate::store::mark::DirectoryRole;
+use crate::store::metadata::FileType;
+use crate::store::number::Number;
+
+/// Where a node stands in the view. Changes under `Filesystem::names` held for writing.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// The root of the view.
+    Root,
+    /// A name in a directory; of a shared file with several names, one of them.
+    Entry {
+        /// The directory. Keeps its node in the table.
+        parent: Arc<Node>,
+        /// The name.
+        name: Box<[u8]>,
+    },
+    /// `index/NUMBER`: a private file that has (or had) several names.
+    Index,
+    /// It has no name any more. A private one lies in `orphans/NUMBER`.
+    Unlinked,
+}
+
+/// Which layer a node's inode is in. Changes under `Filesystem::names` held for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A non-directory of the shared layer, by its number there.
+    Shared(Number),
+    /// A private non-directory, at the place that [`Place`] says.
+    Private,
+    /// A directory of the shared layer with nothing private in its place.
+    SharedDirectory(Number),
+    /// A private directory.
+    PrivateDirectory(DirectoryRole),
+}
+
+/// The open file behind all handles of a node: there is one, so that every handle sees every write.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// An object (read-only) or the private file.
+    pub file: OwnedFd,
+    /// Opened for reading and writing.
+    pub writable: bool,
+}
+
+/// What changes about a node. A leaf lock: nothing is locked or called while it is held.
+#[derive(Debug)]
+pub struct State {
+    /// Where it stands.
+    pub place: Place,
+    /// Which layer it is in.
+    pub source: Source,
+    /// Of a directory: its mark is known to have no shown times.
+    pub own_times: bool,
+    /// Handles that are open.
+    pub handles: u32,
+    /// The file behind them; `None` when none is open or none was needed yet.
+    pub open: Option<Arc<OpenFile>>,
+}
+
+/// An inode of a live image. About 200 bytes with its name and its place in the table.
+#[derive(Debug)]
+pub struct Node {
+    /// st_ino, and the nodeid.
+    pub number: Number,
+    /// The type never changes.
+    pub file_type: FileType,
+    /// How many lookups the kernel has not forgotten. Changes under the table's lock only.
+    pub(super) lookups: AtomicU64,
+    #[allow(dead_code)]
+    /// Handles and operations that write. Raised before anything else, which cancels a fold.
+    pub(super) writers: AtomicU32,
+    #[allow(dead_code)]
+    /// Held while content is promoted or folded; taken before `Filesystem::names`.
+    pub(super) content: Mutex<()>,
+    pub(super) state: Mutex<State>,
+}
+
+impl Node {
+    /// A node that the kernel does not know yet.
+    pub fn new(number: Number, file_type: FileType, place: Place, source: Source) -> Self {
+        Self {
+            number,
+            file_type,
+            lookups: AtomicU64::new(0),
+            writers: AtomicU32::new(0),
+            content: Mutex::new(()),
+            state: Mutex::new(State {
+                place,
+                source,
+                own_times: false,
+                handles: 0,
+                open: None,
+            }),
+        }
+    }
+
+    /// Where it stands now.
+    pub fn place(&self) -> Place {
+        self.state.lock().place.clone()
+    }
+
+    /// Which layer it is in now.
+    pub fn source(&self) -> Source {
+        self.state.lock().source
+    }
+
+    /// The shared directory that shows through a directory.
+    pub fn shared_directory(&self) -> Option<Number> {
+        match self.source() {
+            Source::SharedDirectory(shared) => Some(shared),
+            Source::PrivateDirectory(role) => role.shared(),
+            Source::Shared(_) | Source::Private => None,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! From names to nodes, and from nodes to the host.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::Filesystem;
+use super::attributes::Attributes;
+use super::failure::Outcome;
+use super::node::{Node, Place, Source};
+use crate::merge::lookup::{self, Item, Parts, Site};
+use crate::store::layer::{self, Layer};
+use crate::store::mark::Role;
+use crate::store::metadata::{Content, FileType, SharedInode};
+use crate::store::number::Number;
+use crate::store::tree;
+
+/// The longest name, as on every file system of the host that serves (ext4, xfs, btrfs).
+pub const NAME_MAX: usize = 255;
+
+/// Where a node's host inode lies: a directory of the private layer and a name in it.
+pub(super) enum Host {
+    /// In a private directory of the view.
+    Entry(Arc<OwnedFd>, Box<[u8]>),
+    /// In `index/`.
+    Index(Vec<u8>),
+    /// In `orphans/`.
+    Orphan(Vec<u8>),
+}
+
+impl Host {
+    /// The directory; `filesystem` is whose node it is.
+    pub(super) fn directory<'a>(&'a self, filesystem: &'a Filesystem) -> BorrowedFd<'a> {
+        match self {
+            Host::Entry(directory, _) => directory.as_fd(),
+            Host::Index(_) => filesystem.view.layer.index(),
+            Host::Orphan(_) => filesystem.view.layer.orphans(),
+        }
+    }
+
+    /// The name in it.
+    pub(super) fn name(&self) -> &[u8] {
+        match self {
+            Host::Entry(_, name) => name,
+            Host::Index(name) | Host::Orphan(name) => name,
+        }
+    }
+}
+
+impl Filesystem {
+    /// Looks a name up for the kernel, which then holds one more reference to the node.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ENAMETOOLONG.
+    pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Attributes> {
+        let _names = self.names.read();
+        let node = self.child(parent, name)?.ok_or(Errno::NOENT)?;
+        let attributes = self.attributes_of(&node)?;
+        self.table.remember(&node);
+        Ok(attributes)
+    }
+
+    /// The kernel forgets `count` lookups of a number.
+    pub fn forget(&self, number: Number, count: u64) {
+        if let Some(unlinked) = self.table.forget(number, count) {
+            self.discard_orphan(&unlinked);
+        }
+    }
+
+    /// A node that was unlinked has no reference left: what `orphans/` keeps of it goes.
+    pub(super) fn discard_orphan(&self, node: &Node) {
+        if let Source::Private | Source::PrivateDirectory(_) = node.source() {
+            let name = Layer::number_name(node.number);
+            let orphans = format!("images/{}/orphans", self.view.layer.image());
+            if let Err(error) = tree::remove(self.view.layer.orphans(), &name, &orphans) {
+                log::warn!("{error}");
+            }
+        }
+    }
+
+    /// The node of a name, `None` if there is no such name. With `names` held.
+    pub(super) fn child(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Option<Arc<Node>>> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        Ok(self
+            .item(parent, name)?
+            .map(|item| self.node_of(parent, name, &item)))
+    }
+
+    /// What a name is, `None` if there is no such name. With `names` held.
+    pub(super) fn item(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Option<Item>> {
+        if parent.file_type != FileType::Directory {
+            return Err(Errno::NOTDIR.into());
+        }
+        if matches!(parent.place(), Place::Unlinked) {
+            return Ok(None);
+        }
+        let private = self.private_directory(parent)?;
+        let parts = Parts {
+            private: private.as_ref().map(|directory| directory.as_fd()),
+            shared: parent.shared_directory(),
+        };
+        Ok(lookup::lookup(&self.view, parts, name)?)
+    }
+
+    /// The node of an item that stands at `name` in `parent`. With `names` held.
+    pub(super) fn node_of(&self, parent: &Arc<Node>, name: &[u8], item: &Item) -> Arc<Node> {
+        self.table.get_or_insert(item.number(), || {
+            let entry = || Place::Entry {
+                parent: parent.clone(),
+                name: name.into(),
+            };
+            let (place, source, file_type) = match item {
+                Item::Private { stat, mark, site } => {
+                    let place = match site {
+                        Site::Entry => entry(),
+                        Site::Index => Place::Index,
+                    };
+                    let source = match mark.role {
+                        Role::Directory(role) => Source::PrivateDirectory(role),
+                        _ => Source::Private,
+                    };
+                    let file_type = FileType::from_mode(stat.st_mode);
+                    (place, source, file_type.unwrap_or(FileType::Regular))
+                }
+                Item::Shared { inode, .. } => {
+                    let source = match inode.content {
+                        Content::Directory => Source::SharedDirectory(inode.number),
+                        _ => Source::Shared(inode.number),
+                    };
+                    (entry(), source, inode.content.file_type())
+                }
+            };
+            Node::new(item.number(), file_type, place, source)
+        })
+    }
+
+    /// The private part of a directory, open (O_PATH); `None` if it has none. With `names` held.
+    pub(super) fn private_directory(&self, node: &Arc<Node>) -> Outcome<Option<Arc<OwnedFd>>> {
+        if !matches!(node.source(), Source::PrivateDirectory(_)) {
+            return Ok(None);
+        }
+        if let Some(directory) = self.directories.lock().get(&node.number) {
+            return Ok(Some(directory.clone()));
+        }
+        let opened = match node.place() {
+            Place::Root => layer::open_directory(self.view.layer.private(), b".", OFlags::PATH)?,
+            Place::Entry { parent, name } => {
+                let parent = self.private_directory(&parent)?.ok_or(Errno::STALE)?;
+                layer::open_directory(&parent, &name, OFlags::PATH)?
+            }
+            Place::Unlinked => {
+                let name = Layer::number_name(node.number);
+                layer::open_directory(self.view.layer.orphans(), &name, OFlags::PATH)?
+            }
+            Place::Index => return Err(Errno::STALE.into()),
+        };
+        let opened = Arc::new(opened);
+        self.directories.lock().put(node.number, opened.clone());
+        Ok(Some(opened))
+    }
+
+    /// Where the host inode of a private node lies; `None` for a shared one. With `names` held.
+    pub(super) fn host(&self, node: &Arc<Node>) -> Outcome<Option<Host>> {
+        if !matches!(node.source(), Source::Private | Source::PrivateDirectory(_)) {
+            return Ok(None);
+        }
+        Ok(Some(match node.place() {
+            Place::Root => {
+                let root = self.private_directory(node)?.ok_or(Errno::STALE)?;
+                Host::Entry(root, Box::from(&b"."[..]))
+            }
+            Place::Entry { parent, name } => {
+                let parent = self.private_directory(&parent)?.ok_or(Errno::STALE)?;
+                Host::Entry(parent, name)
+            }
+            Place::Index => Host::Index(Layer::number_name(node.number)),
+            Place::Unlinked => Host::Orphan(Layer::number_name(node.number)),
+        }))
+    }
+
+    /// The shared inode of a node in the shared layer: from the cached directory that holds its
+    /// name, else by a query. With `names` held.
+    ///
+    /// # Errors
+    /// EIO if the catalog has no such inode.
+    pub(super) fn shared_inode(&self, node: &Node, shared: Number) -> Outcome<Arc<SharedInode>> {
+        if let Place::Entry { parent, name } = node.place()
+            && let Some(directory) = parent.shared_directory()
+        {
+            let directory = self.view.shared.directory(directory)?;
+            if let Some(inode) = directory.find(&name).filter(|inode| inode.number == shared) {
+                return Ok(inode.clone());
+            }
+        }
+        let inode = self.view.shared.inode(shared)?.ok_or(Errno::IO)?;
+        Ok(Arc::new(inode))
+    }
+}
