@@ -115,14 +115,42 @@ impl<T> Context<T> for io::Result<T> {
             };
             Error {
                 errno,
-                ..Error::failed(object, error).remedy(remedy)
+                ..Error::failed(object, describe(&error)).remedy(remedy)
             }
         })
+    }
+}
+
+/// The text of an I/O error without the number that std puts after it.
+fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((text, _)) if error.raw_os_error().is_some() => text.to_owned(),
+        _ => text,
     }
 }
 
 impl<T> Context<T> for rustix::io::Result<T> {
     fn about(self, object: impl fmt::Display) -> Result<T> {
         self.map_err(io::Error::from).about(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sentence_with_object_cause_and_remedy() {
+        let full: io::Result<()> = Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        let error = full.about("objects").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "objects: No space left on device; free space on its file system and try again"
+        );
+        assert_eq!(error.errno, Some(libc::ENOSPC));
+        let own: io::Result<()> = Err(io::Error::other("broken (os error 7)"));
+        let error = own.about("x").unwrap_err();
+        assert_eq!(error.to_string(), "x: broken (os error 7)");
     }
 }

@@ -1,4 +1,20 @@
 //! The operations on a store: each has options, a plan that can be printed, and its application.
 
+mod context;
+pub mod init;
+pub mod list;
+mod perform;
+pub mod rename;
 pub mod report;
 pub mod request;
+
+pub use context::Context;
+pub use perform::perform;
+
+use crate::error::Error;
+
+/// There is no image or family of that name.
+fn unknown_name(name: &str) -> Error {
+    Error::failed(format!("{name:?}"), "there is no such image or family")
+        .remedy("foldfs list shows all")
+}

@@ -4,13 +4,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::request::Share;
 use crate::path_bytes::PathBytes;
+use crate::store::catalog::Share;
 
 /// The answer to a [`Request`](super::request::Request) of the same name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
 pub enum Report {
+    /// Of `foldfs init`, which is no request: there is no store yet.
+    Init(InitReport),
     /// To `CommitImport`.
     Import(ImportReport),
     /// To `Clone`.
@@ -42,6 +44,15 @@ impl Report {
     pub fn has_findings(&self) -> bool {
         matches!(self, Report::Check(check) if !check.findings.is_empty())
     }
+}
+
+/// A store was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitReport {
+    /// Its directory.
+    pub store: PathBytes,
+    /// Its id, 32 hexadecimal digits; `None` in a dry run.
+    pub id: Option<String>,
 }
 
 /// An image was made of an import.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::path_bytes::PathBytes;
+use crate::store::catalog::Share;
 
 /// A request with the flag that every request has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,17 +116,6 @@ impl Request {
             | Request::Why { .. } => false,
         }
     }
-}
-
-/// Which versions lie in the shared layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Share {
-    /// The one that most images hold.
-    #[default]
-    Majority,
-    /// Only what all images hold alike.
-    All,
 }
 
 /// How an image is mounted. The default is what is safe: nosuid, nodev, visible to root only.

@@ -3,12 +3,16 @@
 use std::io::{BufReader, ErrorKind as Io};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
-use super::protocol::{Event, Hello, LONGEST_EVENT, PROTOCOL, receive, send};
+use super::protocol::{Event, Hello, LONGEST_EVENT, LONGEST_HELLO, PROTOCOL, receive, send};
 use crate::error::{Context, Error, Result};
 use crate::ops::report::Report;
 use crate::ops::request::Call;
 use crate::progress::Progress;
+
+/// How long a daemon may take to say hello: it does so before anything else.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a store's daemon, good for one call.
 pub struct ControlClient {
@@ -20,7 +24,7 @@ pub struct ControlClient {
 
 impl ControlClient {
     /// Connects to the daemon behind `socket`; `None` if none runs: there is no socket, or nobody
-    /// listens on what a killed daemon left.
+    /// listens on what a killed daemon left, or it is ending.
     ///
     /// # Errors
     /// The socket may not be used, or a daemon of another protocol answers.
@@ -33,11 +37,20 @@ impl ControlClient {
             }
             Err(error) => return Err(error).about(object),
         };
+        stream.set_read_timeout(Some(PATIENCE)).about(&object)?;
         let mut stream = BufReader::new(stream);
-        let Some(hello) = receive::<Hello>(&mut stream, LONGEST_EVENT)? else {
-            // It stops just now: its lock goes before its socket does.
-            return Ok(None);
+        let hello = match receive::<Hello>(&mut stream, LONGEST_HELLO) {
+            Ok(Some(hello)) => hello,
+            // It ends just now, and took no more connections.
+            Ok(None) => return Ok(None),
+            Err(error) if error.errno == Some(libc::ECONNRESET) => return Ok(None),
+            Err(error) if error.errno == Some(libc::EAGAIN) => {
+                return Err(Error::busy(object, "the daemon does not answer")
+                    .remedy("look into the store's run/daemon.log"));
+            }
+            Err(error) => return Err(error),
         };
+        stream.get_ref().set_read_timeout(None).about(&object)?;
         if hello.foldfs != PROTOCOL {
             return Err(Error::failed(
                 format!("daemon {} (foldfs {})", hello.pid, hello.version),

@@ -26,7 +26,10 @@ pub const PROTOCOL: u32 = 1;
 /// Longest [`Call`] that a daemon reads; bytes.
 pub const LONGEST_CALL: u64 = 1 << 20;
 
-/// Longest [`Hello`] or [`Event`] that a command reads; bytes.
+/// Longest [`Hello`] that a command reads; bytes.
+pub const LONGEST_HELLO: u64 = 4096;
+
+/// Longest [`Event`] that a command reads; bytes.
 pub const LONGEST_EVENT: u64 = 1 << 30;
 
 /// What a daemon says first.

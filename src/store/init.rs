@@ -48,6 +48,26 @@ impl Store {
         write_format(root.as_fd()).about(&object)?;
         Self::open(&path, Access::Write)
     }
+
+    /// Refuses what [`Store::init`] would refuse, and changes nothing.
+    ///
+    /// # Errors
+    /// Those of `init`, as far as they can be foreseen.
+    pub fn check_init(path: &Path) -> Result<()> {
+        check_caller(rustix::process::geteuid())?;
+        let object = format!("store {}", path.display());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match fs::open(path, flags, Mode::empty()) {
+            Ok(root) => match contents(root.as_fd()).about(&object)? {
+                Contents::Nothing | Contents::HalfMade => Ok(()),
+                Contents::Other => Err(occupied(root.as_fd(), &object)),
+            },
+            Err(Errno::NOENT) if path.parent().is_none_or(Path::is_dir) => Ok(()),
+            Err(Errno::NOENT) => Err(no_parent(&object)),
+            Err(Errno::NOTDIR) => Err(no_directory(&object)),
+            Err(errno) => Err(errno).about(object),
+        }
+    }
 }
 
 /// Removes what an interrupted `init` left, objects/ last: see above.
@@ -69,18 +89,12 @@ fn make_root(path: &Path, object: &str) -> Result<OwnedFd> {
     let made = durable::mkdir(fs::CWD, path.as_os_str().as_bytes(), 0o700);
     match made {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(Errno::NOENT) => {
-            return Err(Error::failed(object, "its parent directory does not exist")
-                .remedy("make the parent directory first"));
-        }
+        Err(Errno::NOENT) => return Err(no_parent(object)),
         Err(errno) => return Err(errno).about(object),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = match fs::open(path, flags, Mode::empty()) {
-        Err(Errno::NOTDIR) => {
-            return Err(Error::failed(object, "it is a file, not a directory")
-                .remedy("name a new or an empty directory"));
-        }
+        Err(Errno::NOTDIR) => return Err(no_directory(object)),
         outcome => outcome.about(object)?,
     };
     if made.is_ok() {
@@ -88,6 +102,16 @@ fn make_root(path: &Path, object: &str) -> Result<OwnedFd> {
         durable::sync(parent).about(object)?;
     }
     Ok(root)
+}
+
+fn no_parent(object: &str) -> Error {
+    Error::failed(object, "its parent directory does not exist")
+        .remedy("make the parent directory first")
+}
+
+fn no_directory(object: &str) -> Error {
+    Error::failed(object, "it is a file, not a directory")
+        .remedy("name a new or an empty directory")
 }
 
 fn occupied(root: BorrowedFd<'_>, object: &str) -> Error {

@@ -10,7 +10,7 @@
 //!     redirects/NUMBER  orphans/NUMBER        number_name
 //!     work/DIGEST                             work_name
 //!   staging/
-//!   run/lock  run/control.sock
+//!   run/lock  run/control.sock  run/daemon.log
 //! ```
 
 use super::digest::Digest;
@@ -40,6 +40,8 @@ pub const RUN: &str = "run";
 pub const LOCK: &str = "lock";
 /// The daemon's socket, in [`RUN`].
 pub const CONTROL_SOCKET: &str = "control.sock";
+/// What a daemon in the background has to say, in [`RUN`].
+pub const DAEMON_LOG: &str = "daemon.log";
 /// `foldfs.toml` before `init` is done.
 pub const NEW_FORMAT: &str = "foldfs.toml.new";
 

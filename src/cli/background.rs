@@ -1,0 +1,112 @@
+//! Starting the daemon in the background, when the first image is mounted.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::session::Session;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::serve::control_client::ControlClient;
+use crate::store::layout;
+
+/// How long a daemon may take from its start until it answers: it finishes what a crash left.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the command looks meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Connects to the store's daemon, and starts it first if none runs.
+///
+/// # Errors
+/// The daemon's own when it cannot start, from its log.
+pub fn connect_or_start(session: &Session) -> Result<ControlClient> {
+    let socket = session.socket();
+    if let Some(client) = ControlClient::connect(&socket)? {
+        return Ok(client);
+    }
+    let mut child = start(session)?;
+    let begun = Instant::now();
+    loop {
+        if let Some(client) = ControlClient::connect(&socket)? {
+            return Ok(client);
+        }
+        if let Some(status) = child.try_wait().about("the daemon")? {
+            // Another command may have started one at the same time: then ours found the store
+            // busy, and the other one answers.
+            if let Some(client) = ControlClient::connect(&socket)? {
+                return Ok(client);
+            }
+            return Err(why_it_ended(session, status.code()));
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(Error::failed(
+                format!("daemon {}", child.id()),
+                format!("it does not answer after {} s", PATIENCE.as_secs()),
+            )
+            .remedy(format!("see {}", log_file(session).display())));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Leaves the terminal's session, so that the daemon outlives it.
+///
+/// # Errors
+/// This process leads a process group.
+pub fn leave_session() -> Result<()> {
+    rustix::process::setsid().about("the daemon's session")?;
+    Ok(())
+}
+
+fn log_file(session: &Session) -> PathBuf {
+    session.store().join(layout::RUN).join(layout::DAEMON_LOG)
+}
+
+fn start(session: &Session) -> Result<Child> {
+    // A store that cannot be used says so here, better than a daemon's log would.
+    drop(session.open(false)?);
+    let path = log_file(session);
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .about(path.display())?;
+    // Only what the last daemon says is of interest.
+    log.set_len(0).about(path.display())?;
+    let program = std::env::current_exe().about("the foldfs program")?;
+    let mut command = Command::new(&program);
+    command.arg("daemon").arg("--until-unmounted");
+    command.arg("--store").arg(session.store());
+    if let Some(file) = &session.config_file {
+        command.arg("--config").arg(file);
+    }
+    let verbosity = session.verbose.max(1);
+    command.arg(format!("-{}", "v".repeat(verbosity.into())));
+    command.current_dir("/").stdin(Stdio::null());
+    command.stdout(File::try_clone(&log).about(path.display())?);
+    command.stderr(log);
+    command.spawn().about(program.display())
+}
+
+/// The error that the daemon ended with: the last line of its log.
+fn why_it_ended(session: &Session, code: Option<i32>) -> Error {
+    let path = log_file(session);
+    let log = fs::read_to_string(&path).unwrap_or_default();
+    let kind = match code {
+        Some(2) => ErrorKind::Usage,
+        Some(4) => ErrorKind::Busy,
+        _ => ErrorKind::Failed,
+    };
+    match log
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("foldfs: "))
+    {
+        Some(cause) => Error::new(kind, "the daemon", cause),
+        None => Error::new(kind, "the daemon", "it ended at once")
+            .remedy(format!("see {}", path.display())),
+    }
+}

@@ -1,0 +1,144 @@
+//! Single images: import, clone, rename, remove, export.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Outcome;
+use super::arguments::DryRun;
+use super::session::Session;
+use crate::error::{Error, Result};
+use crate::ops::request::Request;
+use crate::store::catalog::Share;
+
+/// Make an image of a directory or a tar archive
+///
+/// Without --family it joins the family that is most similar (the operating system's name,
+/// version and architecture, then the share of equal files) and says why; where none is, it
+/// founds one, with the imported tree as its base.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The new image's name
+    name: String,
+    /// A directory; a tar archive, plain or compressed with gzip, xz or zstd; `-` for an archive
+    /// on standard input
+    source: PathBuf,
+    /// Join this family, or found it if there is none of that name
+    #[arg(long, value_name = "FAMILY")]
+    family: Option<String>,
+    /// What a family founded now shares [default: the configuration's `share`, majority]
+    #[arg(long, value_name = "RULE", value_parser = share)]
+    share: Option<Share>,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+impl Import {
+    pub fn run(self, _: &Session) -> Result<Outcome> {
+        Err(Error::failed(
+            format!("{self:?}"),
+            "this build cannot do it yet",
+        ))
+    }
+}
+
+fn share(text: &str) -> std::result::Result<Share, String> {
+    Share::from_name(text).ok_or_else(|| String::from("use \"majority\" or \"all\""))
+}
+
+/// Make a new image of an image or of a family's base, at once
+#[derive(Debug, Args)]
+pub struct Clone {
+    /// An image, or a family: its base
+    #[arg(value_name = "IMAGE|FAMILY")]
+    from: String,
+    /// The new image's name
+    new: String,
+    /// Refuse if a file of the image is open for writing
+    #[arg(long)]
+    frozen: bool,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+impl Clone {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let request = Request::Clone {
+            from: self.from,
+            to: self.new,
+            frozen: self.frozen,
+        };
+        session.run(request, self.dry.dry_run)
+    }
+}
+
+/// Give an image or a family another name
+#[derive(Debug, Args)]
+pub struct Rename {
+    /// The name it has
+    from: String,
+    /// The name it gets
+    to: String,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+impl Rename {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let request = Request::Rename {
+            from: self.from,
+            to: self.to,
+        };
+        session.run(request, self.dry.dry_run)
+    }
+}
+
+/// Remove an image; a family's base goes last, and the family with it
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The image
+    image: String,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+impl Remove {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let name = self.image;
+        session.run(Request::Remove { name }, self.dry.dry_run)
+    }
+}
+
+/// Write an image out of the store
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The image
+    image: String,
+    /// What to make: a directory, a tar archive (`-` for standard output), or a directory that
+    /// will hold the layers of a kernel overlayfs
+    #[arg(value_name = "DEST")]
+    destination: PathBuf,
+    /// What it becomes
+    #[arg(long, value_enum, default_value_t = ExportFormat::Dir)]
+    format: ExportFormat,
+}
+
+/// What an export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ExportFormat {
+    /// A plain directory tree
+    Dir,
+    /// A tar archive with xattrs and ACLs
+    Tar,
+    /// Layers for the kernel's overlayfs: objects, the family's shared layer, the image's own
+    Overlay,
+}
+
+impl Export {
+    pub fn run(self, _: &Session) -> Result<Outcome> {
+        Err(Error::failed(
+            format!("{self:?}"),
+            "this build cannot do it yet",
+        ))
+    }
+}

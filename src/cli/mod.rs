@@ -1,0 +1,112 @@
+//! The command line: arguments, one file for each group of commands, and output. The commands
+//! themselves are below, in `ops`, `archive` and `serve`.
+
+mod arguments;
+mod background;
+mod images;
+mod manual;
+mod mounts;
+mod output;
+mod progress_bar;
+mod render;
+mod session;
+mod sharing;
+mod stores;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use session::Session;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Exit code 0.
+    Done,
+    /// Exit code 3: done, but somebody has to look at what was printed.
+    Findings,
+}
+
+/// Runs the command that this process was started with.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    start_log(&arguments);
+    let json = arguments.global.json;
+    match run(arguments) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(ErrorKind::Findings.exit_code()),
+        Err(error) => {
+            output::print_error(&error, json);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<Outcome> {
+    let session = match arguments.command {
+        // They need neither a store nor a configuration.
+        Command::Completions(completions) => return completions.run(),
+        Command::Man(man) => return man.run(),
+        _ => Session::new(&arguments.global)?,
+    };
+    match arguments.command {
+        Command::Init(init) => init.run(&session),
+        Command::Import(import) => import.run(&session),
+        Command::Clone(clone) => clone.run(&session),
+        Command::Rename(rename) => rename.run(&session),
+        Command::Remove(remove) => remove.run(&session),
+        Command::List(list) => list.run(&session),
+        Command::Status(status) => status.run(&session),
+        Command::Mount(mount) => mount.run(&session),
+        Command::Unmount(unmount) => unmount.run(&session),
+        Command::Fold(fold) => fold.run(&session),
+        Command::Why(why) => why.run(&session),
+        Command::Check(check) => check.run(&session),
+        Command::Collect(collect) => collect.run(&session),
+        Command::Export(export) => export.run(&session),
+        Command::Daemon(daemon) => daemon.run(&session),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
+    }
+}
+
+/// What clap has to say: help and versions on standard output, wrong usage on standard error.
+fn usage(error: &clap::Error) -> ExitCode {
+    let wrong = error.use_stderr();
+    let json = std::env::args_os()
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json");
+    if wrong && json {
+        let text = error.render().to_string();
+        let cause = text.lines().next().unwrap_or_default();
+        let cause = cause.strip_prefix("error: ").unwrap_or(cause);
+        let error = Error::usage("command line", cause).remedy("see foldfs --help");
+        output::print_error(&error, true);
+    } else if let Err(error) = error.print() {
+        // A reader that has seen enough of the help is no failure.
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            return ExitCode::FAILURE;
+        }
+    }
+    if wrong {
+        ExitCode::from(ErrorKind::Usage.exit_code())
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn start_log(arguments: &Arguments) {
+    env_logger::Builder::new()
+        .filter_level(arguments.global.log_level())
+        .format_target(false)
+        .init();
+}

@@ -1,0 +1,156 @@
+//! Mounts and the daemon that serves them: mount, unmount, daemon.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Outcome;
+use super::arguments::DryRun;
+use super::background;
+use super::session::{Counterpart, Session};
+use crate::error::{Context, Error, Result};
+use crate::ops::request::{Call, MountOptions, Request};
+
+/// Mount an image, or all of them as DIR/IMAGE
+///
+/// Starts the store's daemon in the background if none runs. The daemon ends after its last mount
+/// is gone.
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub struct Mount {
+    /// The image; without it, all that guests run on
+    pub image: Option<String>,
+    /// An existing directory
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Serve in this process, until the image is unmounted or the process is told to end
+    #[arg(long, short)]
+    foreground: bool,
+    /// Comma-separated: ro, suid, dev, allow_other. Without them a mount is writable, nosuid,
+    /// nodev, and visible to root only
+    #[arg(short, value_name = "OPTIONS", action = clap::ArgAction::Append)]
+    options: Vec<String>,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+impl Mount {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let options = MountOptions::parse(&self.options.join(","))?;
+        let directory = existing_directory(&self.directory)?;
+        let call = Call {
+            request: Request::Mount {
+                image: self.image,
+                directory: directory.into(),
+                options,
+            },
+            dry_run: self.dry.dry_run,
+        };
+        if self.foreground && !call.dry_run {
+            return serve(session, Lifetime::UntilUnmounted, Some(call));
+        }
+        let client = background::connect_or_start(session)?;
+        let report = client.perform(&call, &*session.progress())?;
+        session.show(&report, call.dry_run)
+    }
+}
+
+fn existing_directory(path: &Path) -> Result<PathBuf> {
+    let directory = path.canonicalize().about(path.display()).map_err(|error| {
+        if error.errno == Some(libc::ENOTCONN) {
+            error.remedy("its daemon is gone: run foldfs unmount on it first")
+        } else {
+            error.remedy("name an existing directory")
+        }
+    })?;
+    if directory.is_dir() {
+        Ok(directory)
+    } else {
+        Err(Error::failed(path.display(), "it is not a directory")
+            .remedy("name an existing directory"))
+    }
+}
+
+/// Unmount the image on a directory, or all images directly below it
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// The directory
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+impl Unmount {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let call = Call {
+            request: Request::Unmount {
+                directory: mount_point(&self.directory)?.into(),
+            },
+            dry_run: self.dry.dry_run,
+        };
+        let report = match session.counterpart(false)? {
+            Counterpart::Daemon(client) => client.perform(&call, &*session.progress())?,
+            Counterpart::Own(_) => {
+                return Err(Error::failed(
+                    session.store().display(),
+                    "no daemon serves it: nothing is mounted",
+                ));
+            }
+        };
+        session.show(&report, call.dry_run)
+    }
+}
+
+/// The absolute path of a mount point, whose own file system may not answer any more.
+fn mount_point(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).about(path.display())?;
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => {
+            let parent = parent.canonicalize().about(parent.display())?;
+            let place = parent.join(name);
+            let is_link = place.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+            if is_link {
+                place.canonicalize().about(place.display())
+            } else {
+                Ok(place)
+            }
+        }
+        _ => path.canonicalize().about(path.display()),
+    }
+}
+
+/// Serve the store in the foreground, until SIGTERM or SIGINT
+///
+/// Mounts and commands come over its control socket. `foldfs mount` starts a daemon by itself;
+/// this is for service managers and debugging.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// End after the last mount is gone, and leave the session that started it
+    #[arg(long, hide = true)]
+    until_unmounted: bool,
+}
+
+impl Daemon {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        if self.until_unmounted {
+            background::leave_session()?;
+            serve(session, Lifetime::UntilUnmounted, None)
+        } else {
+            serve(session, Lifetime::UntilSignal, None)
+        }
+    }
+}
+
+/// When a daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lifetime {
+    UntilSignal,
+    UntilUnmounted,
+}
+
+/// Serves the store in this process; performs `first` before.
+fn serve(_: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<Outcome> {
+    let what = format!("daemon ({lifetime:?}, {first:?})");
+    Err(Error::failed(what, "this build has none yet"))
+}

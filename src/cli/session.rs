@@ -1,0 +1,176 @@
+//! What a command works with: the configuration, the store, and who carries requests out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::arguments::Global;
+use super::progress_bar::progress;
+use super::render::render;
+use super::{Outcome, output};
+use crate::config::Config;
+use crate::error::{Context as _, ErrorKind, Result};
+use crate::ops::report::Report;
+use crate::ops::request::{Call, Request};
+use crate::ops::{self, Context};
+use crate::progress::Progress;
+use crate::serve::control_client::ControlClient;
+use crate::store::layout;
+use crate::store::open::{Access, Store};
+
+/// How long a command waits for a store that another one is altering, or for a daemon that is
+/// starting or ending.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it looks meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What every command starts with.
+pub struct Session {
+    /// The configuration; its `store` is the one in use.
+    pub config: Config,
+    /// The file that `--config` named; absolute.
+    pub config_file: Option<PathBuf>,
+    /// `-v`, so many times.
+    pub verbose: u8,
+    json: bool,
+    quiet: bool,
+}
+
+/// A report as `--json` prints it.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    dry_run: bool,
+}
+
+impl Session {
+    /// Reads the configuration and decides which store is meant.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn new(global: &Global) -> Result<Self> {
+        let absolute = |path: &Path| std::path::absolute(path).about(path.display());
+        let mut config = Config::load(global.config.as_deref())?;
+        if let Some(store) = &global.store {
+            config.store = absolute(store)?;
+        }
+        Ok(Self {
+            config,
+            config_file: global.config.as_deref().map(absolute).transpose()?,
+            verbose: global.verbose,
+            json: global.json,
+            quiet: global.quiet,
+        })
+    }
+
+    /// The store's directory.
+    pub fn store(&self) -> &Path {
+        &self.config.store
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.store().join(layout::RUN).join(layout::CONTROL_SOCKET)
+    }
+
+    /// Where progress is shown.
+    pub fn progress(&self) -> Box<dyn Progress> {
+        progress(!self.quiet)
+    }
+
+    /// Makes the store.
+    ///
+    /// # Errors
+    /// Those of [`ops::init::plan`] and [`ops::init::apply`].
+    pub fn init(&self, dry_run: bool) -> Result<Outcome> {
+        let plan = ops::init::plan(self.store())?;
+        let report = if dry_run {
+            plan.report()
+        } else {
+            ops::init::apply(&plan)?
+        };
+        self.show(&Report::Init(report), dry_run)
+    }
+
+    /// Performs a request and prints its report.
+    ///
+    /// # Errors
+    /// The request's.
+    pub fn run(&self, request: Request, dry_run: bool) -> Result<Outcome> {
+        let call = Call { request, dry_run };
+        let progress = self.progress();
+        let report = self.perform(&call, &*progress)?;
+        drop(progress);
+        self.show(&report, dry_run)
+    }
+
+    /// Prints a report.
+    ///
+    /// # Errors
+    /// Standard output cannot be written to.
+    pub fn show(&self, report: &Report, dry_run: bool) -> Result<Outcome> {
+        if self.json {
+            output::print_json(&Printed { report, dry_run })?;
+        } else {
+            output::print(render(report, dry_run).as_bytes())?;
+        }
+        Ok(if report.has_findings() {
+            Outcome::Findings
+        } else {
+            Outcome::Done
+        })
+    }
+
+    /// Has the daemon perform a call; where none runs, performs it in this process.
+    ///
+    /// # Errors
+    /// The call's; the store is busy, because another command alters it.
+    pub fn perform(&self, call: &Call, progress: &dyn Progress) -> Result<Report> {
+        match self.counterpart(call.request.alters() && !call.dry_run)? {
+            Counterpart::Daemon(client) => client.perform(call, progress),
+            Counterpart::Own(context) => ops::perform(&context, call, progress),
+        }
+    }
+
+    /// The daemon, or the store itself, opened for writing if `writes`.
+    ///
+    /// # Errors
+    /// The store cannot be opened; another command alters it.
+    pub fn counterpart(&self, writes: bool) -> Result<Counterpart> {
+        let begun = Instant::now();
+        loop {
+            if let Some(client) = ControlClient::connect(&self.socket())? {
+                return Ok(Counterpart::Daemon(client));
+            }
+            match self.open(writes) {
+                // Another command, soon done, or a daemon that does not listen yet or no more.
+                Err(error) if error.kind == ErrorKind::Busy && begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(LOOK);
+                }
+                result => return result.map(|context| Counterpart::Own(Box::new(context))),
+            }
+        }
+    }
+
+    /// Opens the store in this process.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open(&self, writes: bool) -> Result<Context> {
+        let mode = if writes { Access::Write } else { Access::Read };
+        let store = Arc::new(Store::open(self.store(), mode)?);
+        Ok(Context::new(store, self.config.threads))
+    }
+}
+
+/// Who performs a call.
+pub enum Counterpart {
+    /// The daemon that holds the store.
+    Daemon(ControlClient),
+    /// This process.
+    Own(Box<Context>),
+}

@@ -1,0 +1,212 @@
+//! The configuration file: `config.toml.example` lists every key with its default.
+
+use std::fs;
+use std::io::ErrorKind as Io;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::error::{Context, Error, Result};
+use crate::store::catalog::Share;
+
+/// What is read when `--config` is not given, if it exists.
+pub const DEFAULT_FILE: &str = "/etc/foldfs/config.toml";
+
+/// What the configuration says. [`Config::default`] is what an empty file means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The store's directory; absolute.
+    pub store: PathBuf,
+    /// The rule of placement of families that an import founds.
+    pub share: Share,
+    /// Threads that hash files; 0: one for each core.
+    pub threads: usize,
+    /// Threads that answer the kernel, for each mounted image.
+    pub session_threads: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            store: PathBuf::from("/var/lib/foldfs"),
+            share: Share::Majority,
+            threads: 0,
+            session_threads: 2,
+        }
+    }
+}
+
+/// One key: its name, the values it may have, and how one is taken over; `None` refuses it.
+struct Key {
+    name: &'static str,
+    allowed: &'static str,
+    set: fn(&mut Config, &Value) -> Option<()>,
+}
+
+const KEYS: &[Key] = &[
+    Key {
+        name: "store",
+        allowed: "an absolute path",
+        set: |config, value| {
+            let path = Path::new(value.as_str()?);
+            config.store = path.is_absolute().then(|| path.to_owned())?;
+            Some(())
+        },
+    },
+    Key {
+        name: "share",
+        allowed: "\"majority\" or \"all\"",
+        set: |config, value| {
+            config.share = Share::from_name(value.as_str()?)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "threads",
+        allowed: "a number from 0 to 1024",
+        set: |config, value| {
+            config.threads = count(value, 0..=1024)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "session_threads",
+        allowed: "a number from 1 to 64",
+        set: |config, value| {
+            config.session_threads = count(value, 1..=64)?;
+            Some(())
+        },
+    },
+];
+
+fn count(value: &Value, range: std::ops::RangeInclusive<i64>) -> Option<usize> {
+    let value = value.as_integer().filter(|value| range.contains(value))?;
+    usize::try_from(value).ok()
+}
+
+impl Config {
+    /// Reads `file`; without one, [`DEFAULT_FILE`] if it exists.
+    ///
+    /// # Errors
+    /// Usage errors that name the file and the key: a file that is not there or not TOML, an
+    /// unknown key, a value that is not allowed.
+    pub fn load(file: Option<&Path>) -> Result<Self> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if error.kind() == Io::NotFound && file.is_none() => Ok(Self::default()),
+            Err(error) if error.kind() == Io::NotFound => {
+                Err(Error::usage(path.display(), "there is no such file")
+                    .remedy("name a file that exists, or leave --config away"))
+            }
+            Err(error) => Err(error).about(path.display()),
+        }
+    }
+
+    /// What the text of `file` means.
+    fn parse(text: &str, file: &Path) -> Result<Self> {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map_or(1, |before| before.matches('\n').count() + 1);
+            Error::usage(
+                format!("{}, line {line}", file.display()),
+                error.message().trim_end(),
+            )
+        })?;
+        let mut config = Self::default();
+        for (name, value) in &table {
+            let object = format!("{}: {name}", file.display());
+            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+                let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+                return Err(Error::usage(object, "this key is not known")
+                    .remedy(format!("use any of: {}", known.join(", "))));
+            };
+            (key.set)(&mut config, value).ok_or_else(|| {
+                Error::usage(object, format!("{value} is not allowed"))
+                    .remedy(format!("set it to {}", key.allowed))
+            })?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../config.toml.example");
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("/etc/c.toml"))
+    }
+
+    #[test]
+    fn the_example_lists_every_key_with_its_default() {
+        let table: Table = EXAMPLE.parse().unwrap();
+        for key in KEYS {
+            assert!(table.contains_key(key.name), "{} is missing", key.name);
+        }
+        assert_eq!(table.len(), KEYS.len());
+        assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_key_of_the_example_says_why() {
+        let lines: Vec<&str> = EXAMPLE.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            if !line.is_empty() && !line.starts_with('#') {
+                assert!(at > 0 && lines[at - 1].starts_with("# "), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_taken_over() {
+        let config =
+            parse("store = '/s'\nshare = 'all'\nthreads = 3\nsession_threads = 1").unwrap();
+        let default = Config::default();
+        assert_eq!(config.store, Path::new("/s"));
+        assert_eq!(config.share, Share::All);
+        assert_eq!((config.threads, config.session_threads), (3, 1));
+        assert_ne!(config, default);
+    }
+
+    #[test]
+    fn errors_name_file_key_and_allowed_values() {
+        for (text, expected) in [
+            (
+                "threds = 1",
+                "/etc/c.toml: threds: this key is not known; \
+                 use any of: store, share, threads, session_threads",
+            ),
+            (
+                "share = \"some\"",
+                "/etc/c.toml: share: \"some\" is not allowed; set it to \"majority\" or \"all\"",
+            ),
+            (
+                "threads = -1",
+                "/etc/c.toml: threads: -1 is not allowed; set it to a number from 0 to 1024",
+            ),
+            (
+                "store = 'here'",
+                "/etc/c.toml: store: 'here' is not allowed; set it to an absolute path",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.kind.exit_code(), 2);
+            // How TOML quotes a value is not ours.
+            assert_eq!(
+                error.to_string().replace('\'', "\""),
+                expected.replace('\'', "\"")
+            );
+        }
+        let error = parse("share = 'all'\nthreads = = 1").unwrap_err();
+        assert_eq!(error.object, "/etc/c.toml, line 2");
+        let missing = Config::load(Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
+        assert_eq!(missing.kind.exit_code(), 2);
+        assert!(missing.object.contains("/nonexistent/c.toml"));
+    }
+}

@@ -1,0 +1,53 @@
+//! What operations work on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::path_bytes::PathBytes;
+use crate::store::number::ImageId;
+use crate::store::open::Store;
+
+/// An open store with what a process keeps about it. One for each store in a process.
+///
+/// Lock order: [`Context::alone`] is taken before everything else.
+pub struct Context {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Threads that hash files; 0: one for each core.
+    pub threads: usize,
+    mounted: RwLock<Vec<(ImageId, PathBuf)>>,
+    alone: Mutex<()>,
+}
+
+impl Context {
+    /// A context for a store with nothing mounted.
+    pub fn new(store: Arc<Store>, threads: usize) -> Self {
+        Self {
+            store,
+            threads,
+            mounted: RwLock::default(),
+            alone: Mutex::new(()),
+        }
+    }
+
+    /// Waits until no other operation that alters the store runs, and keeps others waiting. A
+    /// reference to an existing object may come into being only while this is held (or inside a
+    /// locked directory of `staging/`): [`super::collect`] relies on it.
+    pub fn alone(&self) -> MutexGuard<'_, ()> {
+        self.alone.lock()
+    }
+
+    /// What is mounted where, from now on.
+    pub fn set_mounted(&self, mounted: Vec<(ImageId, PathBuf)>) {
+        *self.mounted.write() = mounted;
+    }
+
+    /// Where an image is mounted.
+    pub fn mounted_on(&self, image: ImageId) -> Vec<PathBytes> {
+        let mounted = self.mounted.read();
+        let places = mounted.iter().filter(|(id, _)| *id == image);
+        places.map(|(_, place)| place.clone().into()).collect()
+    }
+}
