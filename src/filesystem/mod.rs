@@ -15,6 +15,7 @@
 
 pub mod attributes;
 pub mod failure;
+pub mod images;
 pub mod node;
 #[allow(dead_code)]
 mod promote;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use crate::filesystem::images::Images;
 use crate::path_bytes::PathBytes;
 use crate::store::number::ImageId;
 use crate::store::open::Store;
@@ -15,6 +16,8 @@ use crate::store::open::Store;
 pub struct Context {
     /// The store.
     pub store: Arc<Store>,
+    /// Its images: those that are mounted, and those that operations bring to life.
+    pub images: Images,
     /// Threads that hash files; 0: one for each core.
     pub threads: usize,
     mounted: RwLock<Vec<(ImageId, PathBuf)>>,
@@ -25,6 +28,7 @@ impl Context {
     /// A context for a store with nothing mounted.
     pub fn new(store: Arc<Store>, threads: usize) -> Self {
         Self {
+            images: Images::new(store.clone()),
             store,
             threads,
             mounted: RwLock::default(),

@@ -1,0 +1,90 @@
+//! The live images of this process: what a mount serves and what background work changes is the
+//! same [`Filesystem`], whoever comes first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::{ChangeLock, Filesystem};
+use crate::error::{Error, Result};
+use crate::merge::view::View;
+use crate::store::catalog::{Image, Reads};
+use crate::store::number::{FamilyId, ImageId};
+use crate::store::open::Store;
+use crate::store::shared::SharedLayer;
+
+/// All images of a store, brought to life when they are asked for. One for each process that has
+/// the store open.
+pub struct Images {
+    store: Arc<Store>,
+    shared: Arc<SharedLayer>,
+    changes: Mutex<HashMap<FamilyId, ChangeLock>>,
+    live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
+}
+
+impl Images {
+    /// No image is alive yet.
+    pub fn new(store: Arc<Store>) -> Self {
+        let shared = Arc::new(SharedLayer::new(store.catalog().clone()));
+        Self {
+            store,
+            shared,
+            changes: Mutex::default(),
+            live: Mutex::default(),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The cache through which all images read the shared layers.
+    pub fn shared(&self) -> &Arc<SharedLayer> {
+        &self.shared
+    }
+
+    /// The lock that all changes of a family's images share.
+    pub fn change_lock(&self, family: FamilyId) -> ChangeLock {
+        self.changes.lock().entry(family).or_default().clone()
+    }
+
+    /// A look at an image, for those who change nothing.
+    pub fn view(&self, image: &Image) -> Result<View> {
+        let family = self.store.catalog().family(image.family)?.ok_or_else(|| {
+            Error::failed(
+                format!("image {:?}", image.name),
+                "its family is missing in the catalog",
+            )
+            .remedy("run `foldfs check`")
+        })?;
+        let directory = self.store.image_dirs(image.id)?.root;
+        View::open(directory, image.id, family.root, self.shared.clone())
+    }
+
+    /// The live image, if somebody uses it.
+    pub fn live(&self, image: ImageId) -> Option<Arc<Filesystem>> {
+        self.live.lock().get(&image).and_then(Weak::upgrade)
+    }
+
+    /// The live image; brought to life if nobody uses it yet. It stays alive as long as the answer
+    /// does.
+    pub fn filesystem(&self, image: ImageId) -> Result<Arc<Filesystem>> {
+        let mut live = self.live.lock();
+        if let Some(filesystem) = live.get(&image).and_then(Weak::upgrade) {
+            return Ok(filesystem);
+        }
+        let row = self
+            .store
+            .catalog()
+            .image(image)?
+            .ok_or_else(|| Error::failed(format!("image {image}"), "there is no such image"))?;
+        let view = self.view(&row)?;
+        let change = self.change_lock(row.family);
+        let filesystem = Arc::new(Filesystem::new(self.store.clone(), view, change)?);
+        live.retain(|_, weak| weak.strong_count() > 0);
+        live.insert(image, Arc::downgrade(&filesystem));
+        Ok(filesystem)
+    }
+}
