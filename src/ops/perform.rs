@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::report::Report;
 use super::request::{Call, Request};
-use super::{list, rename};
+use super::{check, list, rename};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -12,7 +12,7 @@ use crate::progress::Progress;
 ///
 /// # Errors
 /// The operation's. Mounting and unmounting are the daemon's, not operations: they are refused.
-pub fn perform(context: &Context, call: &Call, _progress: &dyn Progress) -> Result<Report> {
+pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Report> {
     let dry_run = call.dry_run;
     let _alone = (call.request.alters() && !dry_run).then(|| context.alone());
     match &call.request {
@@ -22,6 +22,10 @@ pub fn perform(context: &Context, call: &Call, _progress: &dyn Progress) -> Resu
                 rename::apply(context, &plan)?;
             }
             Ok(Report::Rename(plan.report()))
+        }
+        Request::Check { content } => {
+            let options = check::Options { content: *content };
+            check::run(context, options, progress).map(Report::Check)
         }
         Request::List => list::list(context).map(Report::List),
         Request::Mount { .. } | Request::Unmount { .. } => {

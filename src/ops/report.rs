@@ -168,7 +168,7 @@ pub struct CollectedObject {
 }
 
 /// What a check proved or found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CheckReport {
     /// Images that were walked.
     pub images: u64,

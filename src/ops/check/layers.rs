@@ -1,0 +1,327 @@
+//! The private layer of one image: marks, numbers, stubs, whiteouts, tokens.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
+
+use super::Findings;
+use crate::error::{Context as _, Result};
+use crate::merge::locate::{self, Located};
+use crate::merge::view::View;
+use crate::ops::context::Context;
+use crate::store::catalog::{Image, Reads};
+use crate::store::layer::{self, PrivateEntry};
+use crate::store::layout;
+use crate::store::mark::{DirectoryRole, Mark, Role};
+use crate::store::number::Number;
+
+const FOREIGN: &str = "move it elsewhere: nothing but foldfs may write there";
+const RESTORE: &str = "restore the file in the image from another copy";
+
+/// How often a number stands in the layer.
+#[derive(Default)]
+struct Places {
+    entries: u32,
+    tokens: u32,
+}
+
+struct Checker<'a> {
+    view: &'a View,
+    image: &'a Image,
+    next_number: u64,
+    places: HashMap<Number, Places>,
+    findings: &'a mut Findings,
+}
+
+/// A private directory to look into: its path in the view, and the shared part that shows through.
+struct Pending {
+    directory: OwnedFd,
+    path: Vec<u8>,
+    shared: Option<Number>,
+}
+
+pub(super) fn check(
+    context: &Context,
+    image: &Image,
+    next_number: u64,
+    findings: &mut Findings,
+) -> Result<()> {
+    let view = context.images.view(image)?;
+    let mut checker = Checker {
+        view: &view,
+        image,
+        next_number,
+        places: HashMap::new(),
+        findings,
+    };
+    checker.private()?;
+    checker.index()?;
+    checker.aliases(context)?;
+    for directory in view
+        .layer
+        .redirect_numbers()
+        .about(format!("image {}", image.name))?
+    {
+        if let Located::Nowhere = locate::locate(&view, directory)? {
+            log::debug!(
+                "image {}: redirects/{directory} is not needed any more",
+                image.name
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Checker<'_> {
+    fn object(&self, part: &[u8], path: &[u8]) -> Vec<u8> {
+        let head = format!("images/{}/", self.image.id);
+        [head.as_bytes(), part, path].concat()
+    }
+
+    fn add(&mut self, part: &[u8], path: &[u8], cause: impl Into<String>, remedy: &str) {
+        let object = self.object(part, path);
+        self.findings.add(object, cause, remedy);
+    }
+
+    fn private(&mut self) -> Result<()> {
+        let about = format!("images/{}/private", self.image.id);
+        let root = self.view.layer.private();
+        let directory = layer::open_directory(root, b".", OFlags::PATH).about(&about)?;
+        let shared = match layer::read_entry(root, b".") {
+            Ok(Some(PrivateEntry::Marked { mark, .. })) => {
+                let shared = match mark.role {
+                    Role::Directory(role) => role.shared(),
+                    _ => None,
+                };
+                if mark.number != Number::ROOT || shared != Some(self.view.root) {
+                    self.add(b"private", b"", "its mark is not that of a root", RESTORE);
+                }
+                shared
+            }
+            _ => {
+                self.add(b"private", b"", "it has no valid mark", RESTORE);
+                Some(self.view.root)
+            }
+        };
+        let mut pending = vec![Pending {
+            directory,
+            path: Vec::new(),
+            shared,
+        }];
+        while let Some(current) = pending.pop() {
+            let names = layer::names_in(current.directory.as_fd()).about(&about)?;
+            for name in names {
+                self.findings.report.entries += 1;
+                let path = [&current.path[..], b"/", &name].concat();
+                if let Some(below) = self.entry(&current, &name, &path)? {
+                    pending.push(below);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One entry of a private directory; the answer is the directory to go down to.
+    fn entry(&mut self, parent: &Pending, name: &[u8], path: &[u8]) -> Result<Option<Pending>> {
+        let hidden = match parent.shared {
+            Some(shared) => self.view.shared.directory(shared)?.find(name).cloned(),
+            None => None,
+        };
+        let (stat, mark) = match layer::read_entry(parent.directory.as_fd(), name) {
+            Ok(Some(PrivateEntry::Marked { stat, mark })) => (stat, mark),
+            Ok(Some(PrivateEntry::Whiteout)) => {
+                if hidden.is_none() {
+                    let object = self.object(b"private", path);
+                    self.findings
+                        .redundant(object, "a whiteout that hides nothing");
+                }
+                return Ok(None);
+            }
+            Ok(None) => return Ok(None),
+            Err(Errno::BADMSG) => {
+                self.add(b"private", path, "an entry without a valid mark", FOREIGN);
+                return Ok(None);
+            }
+            Err(error) => {
+                self.add(
+                    b"private",
+                    path,
+                    std::io::Error::from(error).to_string(),
+                    RESTORE,
+                );
+                return Ok(None);
+            }
+        };
+        match mark.role {
+            Role::Name => {
+                self.places.entry(mark.number).or_default().tokens += 1;
+                if !self.view.is_indexed(mark.number) {
+                    let cause = format!("there is no index/{} for it", mark.number);
+                    self.add(b"private", path, cause, RESTORE);
+                }
+                Ok(None)
+            }
+            Role::Directory(role) => {
+                self.number(b"private", path, mark.number);
+                self.directory(parent, name, path, role)
+            }
+            Role::File | Role::Stub { .. } => {
+                self.number(b"private", path, mark.number);
+                self.file(b"private", path, &stat, &mark);
+                if stat.st_nlink != 1 {
+                    let cause = format!("the host counts {} links", stat.st_nlink);
+                    self.add(b"private", path, cause, "remove the other name");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn directory(
+        &mut self,
+        parent: &Pending,
+        name: &[u8],
+        path: &[u8],
+        role: DirectoryRole,
+    ) -> Result<Option<Pending>> {
+        let opened = match layer::open_directory(&parent.directory, name, OFlags::PATH) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let cause = std::io::Error::from(error).to_string();
+                self.add(
+                    b"private",
+                    path,
+                    format!("its mark says directory: {cause}"),
+                    RESTORE,
+                );
+                return Ok(None);
+            }
+        };
+        if let Some(shared) = role.shared() {
+            let inode = self.view.shared.inode(shared)?;
+            if inode.is_none_or(|inode| {
+                inode.content.file_type() != crate::store::metadata::FileType::Directory
+            }) {
+                let cause = format!("it merges with shared directory {shared}, which there is not");
+                self.add(
+                    b"private",
+                    path,
+                    cause,
+                    "restore the catalog from catalog.bak",
+                );
+            }
+        }
+        Ok(Some(Pending {
+            directory: opened,
+            path: path.to_vec(),
+            shared: role.shared(),
+        }))
+    }
+
+    fn number(&mut self, part: &[u8], path: &[u8], number: Number) {
+        if number.get() >= self.next_number {
+            self.add(
+                part,
+                path,
+                format!("its number {number} was never handed out"),
+                RESTORE,
+            );
+        }
+        let places = self.places.entry(number).or_default();
+        places.entries += 1;
+        if places.entries > 1 || number == Number::ROOT {
+            self.add(
+                part,
+                path,
+                format!("its number {number} is used twice"),
+                RESTORE,
+            );
+        }
+    }
+
+    fn file(&mut self, part: &[u8], path: &[u8], stat: &Stat, mark: &Mark) {
+        if let Role::Stub { digest } = mark.role {
+            let who = String::from_utf8_lossy(&self.object(part, path)).into_owned();
+            if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+                self.add(part, path, "a stub that is no regular file", RESTORE);
+            }
+            self.findings.refer(digest, stat.st_size as u64, &who);
+        }
+    }
+
+    fn index(&mut self) -> Result<()> {
+        let about = format!("images/{}/index", self.image.id);
+        let index = self.view.layer.index();
+        for name in layer::names_in(index).about(&about)? {
+            let path = [b"/", &name[..]].concat();
+            if let Some(number) = layout::parse_token(&name) {
+                self.token(index, number, &name, &path);
+                continue;
+            }
+            let Some(number) = layout::parse_number(&name) else {
+                self.add(b"index", &path, "a name that foldfs does not make", FOREIGN);
+                continue;
+            };
+            match layer::read_entry(index, &name) {
+                Ok(Some(PrivateEntry::Marked { stat, mark })) if mark.number == number => {
+                    self.number(b"index", &path, number);
+                    self.file(b"index", &path, &stat, &mark);
+                }
+                _ => self.add(
+                    b"index",
+                    &path,
+                    "it has no valid mark of that number",
+                    RESTORE,
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&mut self, index: BorrowedFd<'_>, number: Number, name: &[u8], path: &[u8]) {
+        let found = self.places.get(&number).map_or(0, |places| places.tokens);
+        match layer::read_entry(index, name) {
+            Ok(Some(PrivateEntry::Marked { stat, mark }))
+                if mark.number == number && mark.role == Role::Name =>
+            {
+                let links = stat.st_nlink as u32 - 1;
+                if links != found {
+                    let cause =
+                        format!("it has {links} links besides itself, but {found} names are found");
+                    self.add(b"index", path, cause, "remove the links that are no names");
+                }
+            }
+            _ => self.add(
+                b"index",
+                path,
+                "it has no valid mark of that number",
+                RESTORE,
+            ),
+        }
+        if !self.view.is_indexed(number) {
+            self.add(
+                b"index",
+                path,
+                format!("there is no index/{number} for it"),
+                RESTORE,
+            );
+        }
+    }
+
+    fn aliases(&mut self, context: &Context) -> Result<()> {
+        for alias in context.store.catalog().aliases(self.image.id)? {
+            let row = format!(
+                "catalog.db: alias {} of image {}",
+                alias.number, self.image.name
+            );
+            if self.view.shared.inode(alias.shared)?.is_none() {
+                let cause = format!("there is no inode {}", alias.shared);
+                self.findings
+                    .add(row, cause, "restore the catalog from catalog.bak");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Objects against what refers to them.
+
+use rayon::prelude::*;
+
+use super::{Findings, Options};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::store::digest::Digest;
+use crate::store::layout;
+use crate::store::objects::{Found, Objects};
+
+const REMEDY: &str = "import an image that has this file, or restore the object from a backup";
+
+fn path(digest: &Digest) -> String {
+    format!(
+        "objects/{}/{}",
+        layout::object_directory(digest),
+        layout::object_name(digest)
+    )
+}
+
+pub(super) fn check(
+    objects: &Objects,
+    options: Options,
+    progress: &dyn Progress,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut there: Vec<(Digest, u64)> = Vec::new();
+    let mut missing = std::mem::take(&mut findings.references);
+    objects.for_each(|found| {
+        match found {
+            Found::Object(digest, stat) => {
+                let size = stat.st_size as u64;
+                let object = path(&digest);
+                if stat.st_mode & 0o7777 != 0o400 || stat.st_uid != 0 || stat.st_gid != 0 {
+                    findings.add(
+                        &*object,
+                        "it is not root's alone, or not read-only",
+                        "chown root:root and chmod 400 it",
+                    );
+                }
+                if stat.st_nlink != 1 {
+                    findings.add(
+                        &*object,
+                        format!(
+                            "it has {} links: it could be written through another name",
+                            stat.st_nlink
+                        ),
+                        "find the other name and remove it",
+                    );
+                }
+                if let Some((wanted, who)) = missing.remove(&digest)
+                    && wanted != size {
+                        let cause = format!("it has {size} bytes, {who} says {wanted}");
+                        findings.add(&*object, cause, REMEDY);
+                    }
+                there.push((digest, size));
+            }
+            Found::Foreign(name) => {
+                let object = [b"objects/".as_slice(), &name].concat();
+                findings.add(object, "it is no object", "move it elsewhere");
+            }
+        }
+        Ok(())
+    })?;
+    findings.report.objects = there.len() as u64;
+    let mut missing: Vec<_> = missing.into_iter().collect();
+    missing.sort();
+    for (digest, (_, who)) in missing {
+        findings.add(
+            path(&digest),
+            format!("it is missing; {who} needs it"),
+            REMEDY,
+        );
+    }
+    if !options.content {
+        return Ok(());
+    }
+    progress.total(there.iter().map(|(_, size)| size).sum());
+    let damaged: Vec<(Digest, String)> = there
+        .par_iter()
+        .filter_map(|(digest, size)| {
+            let verdict = match objects.verify(digest) {
+                Ok(true) => None,
+                Ok(false) => Some("its content does not have its digest".to_owned()),
+                Err(error) => Some(error.cause),
+            };
+            progress.advance(*size);
+            verdict.map(|cause| (*digest, cause))
+        })
+        .collect();
+    findings.report.content_bytes = there.iter().map(|(_, size)| size).sum();
+    for (digest, cause) in damaged {
+        findings.add(path(&digest), cause, REMEDY);
+    }
+    Ok(())
+}
