@@ -50,10 +50,11 @@ pub(super) fn check(
                     );
                 }
                 if let Some((wanted, who)) = missing.remove(&digest)
-                    && wanted != size {
-                        let cause = format!("it has {size} bytes, {who} says {wanted}");
-                        findings.add(&*object, cause, REMEDY);
-                    }
+                    && wanted != size
+                {
+                    let cause = format!("it has {size} bytes, {who} says {wanted}");
+                    findings.add(&*object, cause, REMEDY);
+                }
                 there.push((digest, size));
             }
             Found::Foreign(name) => {

@@ -77,9 +77,10 @@ pub(super) fn check(
         };
         child.names += 1;
         if child.is_directory
-            && let Some(parent) = inodes.get_mut(parent) {
-                parent.subdirectories += 1;
-            }
+            && let Some(parent) = inodes.get_mut(parent)
+        {
+            parent.subdirectories += 1;
+        }
     }
     match inodes.get(&family.root) {
         Some(root) if root.is_directory && root.names == 0 => {}
