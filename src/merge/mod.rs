@@ -1,8 +1,11 @@
 //! What an image looks like: the private layer over the shared one. Stateless, no inodes, no
 //! kernel; docs/format.md, "What a name means", is implemented here and nowhere else.
 
+pub mod join;
 pub mod list;
 pub mod locate;
 pub mod lookup;
+pub mod placement;
+pub mod version;
 pub mod view;
 pub mod walk;

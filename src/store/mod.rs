@@ -4,6 +4,7 @@ pub mod cache;
 pub mod catalog;
 pub mod digest;
 pub mod draft;
+pub mod entry;
 pub mod format_file;
 pub mod guest_xattr;
 pub mod image_dirs;
