@@ -30,6 +30,7 @@ pub enum Access {
 }
 
 /// An open store. All its directories are reached through descriptors; only SQLite uses paths.
+/// Never fork with one open: SQLite's locks and connections belong to one process.
 pub struct Store {
     path: PathBuf,
     id: String,

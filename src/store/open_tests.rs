@@ -385,3 +385,41 @@ fn a_store_allocates_what_du_says() {
     let expected: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
     assert_eq!(store.allocated().unwrap(), expected);
 }
+
+/// Run again by itself in a mount namespace in which the store is read-only.
+#[test]
+fn a_store_on_a_read_only_mount_is_read_only() {
+    const STORE: &str = "FOLDFS_TEST_READ_ONLY_STORE";
+    if let Some(path) = std::env::var_os(STORE) {
+        let path = PathBuf::from(path);
+        let store = Store::open(&path, Access::Read).unwrap();
+        assert_eq!(store.catalog().families().unwrap().len(), 1);
+        let error = Store::open(&path, Access::Write).map(|_| ()).unwrap_err();
+        assert_eq!(error.errno, Some(libc::EROFS), "{error}");
+        return;
+    }
+    let fixture = Fixture::new();
+    let store = fixture.init();
+    family(&store);
+    let in_namespace = || {
+        std::process::Command::new("unshare")
+            .args(["-m", "sh", "-ec"])
+            .arg("mount --bind \"$1\" \"$1\"; mount -o remount,ro,bind \"$1\"; exec \"$0\" --exact \"$2\"")
+            .arg(std::env::current_exe().unwrap())
+            .arg(fixture.path())
+            .arg("store::open_tests::a_store_on_a_read_only_mount_is_read_only")
+            .env(STORE, fixture.path())
+            .output()
+            .unwrap()
+    };
+    // Its log is not empty while it is open.
+    let output = String::from_utf8(in_namespace().stdout).unwrap();
+    assert!(output.contains("not closed cleanly"), "{output}");
+    drop(store);
+    let output = in_namespace();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}

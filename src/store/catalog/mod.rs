@@ -40,7 +40,10 @@ use fault::Fault;
 use transaction::Writer;
 
 /// Idle readers that are kept open.
-const IDLE_READERS: usize = 8;
+const IDLE_READERS: usize = 4;
+
+/// The page cache of a reader, in KiB: the daemon's memory is counted.
+const READER_CACHE: i64 = 1024;
 
 /// How a catalog is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +60,10 @@ pub enum CatalogMode {
 pub struct Catalog {
     path: PathBuf,
     mode: CatalogMode,
-    writer: Option<Writer>,
+    /// Closed before the writer: the last connection to be closed empties the log, and a reader
+    /// could not.
     readers: Mutex<Vec<Connection>>,
+    writer: Option<Writer>,
 }
 
 impl Catalog {
@@ -141,6 +146,7 @@ impl Catalog {
         };
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.set_prepared_statement_cache_capacity(64);
+        connection.pragma_update(None, "cache_size", -READER_CACHE)?;
         Ok(connection)
     }
 
@@ -188,6 +194,17 @@ impl Catalog {
             backup.run_to_completion(i32::MAX, Duration::from_millis(10), None)?;
             Ok(())
         })
+    }
+}
+
+impl Drop for Catalog {
+    /// Empties the log even when a reader of another process keeps it from being removed.
+    fn drop(&mut self) {
+        if let Some(writer) = &self.writer
+            && let Err(error) = writer.empty_log()
+        {
+            log::warn!("{}: emptying its log: {error}", self.path());
+        }
     }
 }
 

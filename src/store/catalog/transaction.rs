@@ -1,6 +1,7 @@
 //! Changing the catalog: a transaction, and its writes of shared inodes and entries.
 
 use std::thread::ThreadId;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, Params, params};
@@ -26,6 +27,15 @@ impl Writer {
             connection: Mutex::new(connection),
             holder: Mutex::new(None),
         }
+    }
+
+    /// Moves what is committed from the log into the database and cuts the log, unless a reader
+    /// still needs it.
+    pub(super) fn empty_log(&self) -> rusqlite::Result<()> {
+        let connection = self.connection.lock();
+        connection.busy_timeout(Duration::from_millis(100))?;
+        // It reports a reader in its row, not as an error.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 }
 
