@@ -2,6 +2,8 @@
 
 pub mod cache;
 pub mod catalog;
+#[cfg(test)]
+mod crash_tests;
 pub mod digest;
 pub mod draft;
 pub mod entry;

@@ -47,7 +47,7 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 /// A family with its base image, directories included.
-fn family(store: &Store) -> (FamilyId, ImageId) {
+pub(super) fn add_family(store: &Store) -> (FamilyId, ImageId) {
     let base = store.catalog().reserve_image_id().unwrap();
     let number = store.numbers().next().unwrap();
     store
@@ -83,6 +83,25 @@ fn family(store: &Store) -> (FamilyId, ImageId) {
     transaction.insert_inode(family, &root).unwrap();
     transaction.commit().unwrap();
     (family, base)
+}
+
+/// An image with its directories.
+pub(super) fn add_image(store: &Store, family: FamilyId, name: &str) -> ImageId {
+    let id = store.catalog().reserve_image_id().unwrap();
+    let staged = store.create_image_dirs().unwrap();
+    store.publish_image(staged, id).unwrap();
+    let transaction = store.catalog().transaction().unwrap();
+    let image = NewImage {
+        id,
+        family,
+        name,
+        role: ImageRole::Guest,
+        created: 0,
+        source: "",
+    };
+    transaction.create_image(&image).unwrap();
+    transaction.commit().unwrap();
+    id
 }
 
 fn count(path: &Path) -> usize {
@@ -218,7 +237,7 @@ fn one_writer_at_a_time() {
 fn opening_for_writing_clears_debris_and_nothing_else() {
     let fixture = Fixture::new();
     let store = fixture.init();
-    let (_, base) = family(&store);
+    let (_, base) = add_family(&store);
     let never_committed = store.catalog().reserve_image_id().unwrap();
     store
         .publish_image(store.create_image_dirs().unwrap(), never_committed)
@@ -257,7 +276,7 @@ fn opening_for_writing_clears_debris_and_nothing_else() {
 fn a_file_on_its_way_to_become_an_object_is_finished_or_dropped() {
     let fixture = Fixture::new();
     let store = fixture.init();
-    let (_, base) = family(&store);
+    let (_, base) = add_family(&store);
     drop(store);
     let image = fixture.path().join("images").join(base.to_string());
     let work = |content: &[u8]| image.join("work").join(Digest::of(content).to_string());
@@ -297,7 +316,7 @@ fn a_file_on_its_way_to_become_an_object_is_finished_or_dropped() {
 fn images_come_and_go() {
     let fixture = Fixture::new();
     let store = fixture.init();
-    let (family, _) = family(&store);
+    let (family, _) = add_family(&store);
     let id = store.catalog().reserve_image_id().unwrap();
     let staged = store.create_image_dirs().unwrap();
     crate::sys::durable::create(staged.dirs().private.as_fd(), b"file", 0o600).unwrap();
@@ -354,7 +373,7 @@ fn two_backups_are_kept() {
     }
     assert!(!path(layout::NEW_BACKUP).exists());
     assert!(path(layout::OLDER_BACKUP).exists());
-    family(&store);
+    add_family(&store);
     drop(store);
     // A copy serves in the catalog's place.
     for suffix in ["", "-wal", "-shm"] {
@@ -374,7 +393,7 @@ fn two_backups_are_kept() {
 fn a_store_allocates_what_du_says() {
     let fixture = Fixture::new();
     let store = fixture.init();
-    family(&store);
+    add_family(&store);
     store.sync().unwrap();
     let output = std::process::Command::new("du")
         .args(["-s", "--block-size=1"])
@@ -400,7 +419,7 @@ fn a_store_on_a_read_only_mount_is_read_only() {
     }
     let fixture = Fixture::new();
     let store = fixture.init();
-    family(&store);
+    add_family(&store);
     let in_namespace = || {
         std::process::Command::new("unshare")
             .args(["-m", "sh", "-ec"])

@@ -4,6 +4,7 @@ use rusqlite::Connection;
 
 use super::fault::Fault;
 use crate::error::Error;
+use crate::sys::durable::{self, Step};
 
 /// `PRAGMA application_id` of a catalog: "fold".
 pub(super) const APPLICATION_ID: i32 = 0x666f_6c64;
@@ -65,8 +66,7 @@ fn run(connection: &Connection, from: usize, steps: &[&str]) -> Result<(), Fault
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "user_version", steps.len() as i64)?;
-    transaction.commit()?;
-    Ok(())
+    durable::perform(Step::Commit, || Ok(transaction.commit()?))
 }
 
 #[cfg(test)]
