@@ -1,0 +1,123 @@
+//! Shared mappings of files, read and written without ever raising SIGBUS.
+#![allow(
+    unsafe_code,
+    reason = "mmap has no safe form; the pages are reached by the kernel only"
+)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{Errno, Result};
+
+/// A MAP_SHARED mapping of the start of a file.
+#[derive(Debug)]
+pub struct Mapped {
+    address: *mut libc::c_void,
+    length: usize,
+    /// Bytes travel through it, so that a bad page is EFAULT instead of a signal.
+    carrier: OwnedFd,
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+impl Mapped {
+    /// Maps `length` bytes.
+    pub fn new(file: BorrowedFd<'_>, length: usize, writable: bool) -> Result<Mapped> {
+        let carrier = memfd_create(c"carrier", MemfdFlags::CLOEXEC)?;
+        let write = if writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | write,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(last_error());
+        }
+        Ok(Mapped {
+            address,
+            length,
+            carrier,
+        })
+    }
+
+    /// The bytes up to the first page that cannot be read.
+    pub fn load(&self) -> Vec<u8> {
+        let carrier = self.carrier.as_fd().as_raw_fd();
+        let mut total = 0;
+        while total < self.length {
+            // SAFETY: only the kernel reads the pages, and it checks them.
+            let count = unsafe {
+                let start = self.address.cast::<u8>().add(total);
+                libc::pwrite(carrier, start.cast(), self.length - total, total as i64)
+            };
+            if count <= 0 {
+                break;
+            }
+            total += count as usize;
+        }
+        let mut bytes = vec![0; total];
+        let mut done = 0;
+        while done < total {
+            let count = rustix::io::pread(&self.carrier, &mut bytes[done..], done as u64);
+            done += count.expect("reading back from memory");
+        }
+        bytes
+    }
+
+    /// Writes through the mapping and waits until the file has it.
+    pub fn store(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        assert!(offset + bytes.len() <= self.length);
+        let mut written = 0;
+        while written < bytes.len() {
+            written += rustix::io::pwrite(&self.carrier, &bytes[written..], written as u64)?;
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            // SAFETY: the range lies in the mapping; only the kernel writes it.
+            let count = unsafe {
+                let start = self.address.cast::<u8>().add(offset + done);
+                libc::pread(
+                    self.carrier.as_raw_fd(),
+                    start.cast(),
+                    bytes.len() - done,
+                    done as i64,
+                )
+            };
+            if count <= 0 {
+                return Err(last_error());
+            }
+            done += count as usize;
+        }
+        // SAFETY: the mapping is ours.
+        match unsafe { libc::msync(self.address, self.length, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(last_error()),
+        }
+    }
+}
+
+/// truncate(2) of what an O_PATH descriptor refers to.
+pub fn truncate_descriptor(file: BorrowedFd<'_>, length: u64) -> Result<()> {
+    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    // SAFETY: the path ends in a null byte and outlives the call.
+    match unsafe { libc::truncate(path.as_ptr().cast(), length as i64) } {
+        0 => Ok(()),
+        _ => Err(last_error()),
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing refers to it any more.
+        unsafe { libc::munmap(self.address, self.length) };
+    }
+}

@@ -1,0 +1,58 @@
+//! What the suites share: stores, mounts and devices that are always cleaned up, snapshots of
+//! trees, and one vocabulary of operations that drives a model and real directories alike.
+#![allow(dead_code, reason = "no suite uses all of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should panic"
+)]
+
+pub mod at;
+pub mod directory;
+pub mod drive;
+pub mod mapping;
+pub mod model;
+pub mod op;
+pub mod sample;
+pub mod snapshot;
+
+use std::sync::Once;
+
+use rustix::fs::Mode;
+
+/// Whether the test can run here. If not, says why on standard error; with
+/// FOLDFS_TEST_REQUIRE_ALL=1 (CI) it panics instead.
+pub fn can_run(test: &str, missing: Option<&str>) -> bool {
+    let Some(missing) = missing else { return true };
+    let required = std::env::var_os("FOLDFS_TEST_REQUIRE_ALL").is_some_and(|v| v == "1");
+    assert!(!required, "{test} cannot run: {missing}");
+    eprintln!("{test} skipped: {missing}");
+    false
+}
+
+/// What keeps a test that needs root from running.
+pub fn needs_root() -> Option<&'static str> {
+    fix_umask();
+    let root = rustix::process::geteuid().is_root();
+    (!root).then_some("it needs root")
+}
+
+/// What keeps a test that mounts from running.
+pub fn needs_fuse() -> Option<&'static str> {
+    needs_root().or_else(|| {
+        let device = std::path::Path::new("/dev/fuse").exists();
+        (!device).then_some("it needs /dev/fuse")
+    })
+}
+
+/// Sets the umask that the model assumes; it belongs to the whole process.
+pub fn fix_umask() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        rustix::process::umask(Mode::from_raw_mode(UMASK));
+    });
+}
+
+/// The umask of every test process.
+pub const UMASK: u32 = 0o022;
