@@ -20,6 +20,7 @@ pub mod node;
 #[allow(dead_code)]
 mod promote;
 mod resolve;
+mod symlink;
 pub mod table;
 
 use std::num::NonZeroUsize;

@@ -8,6 +8,7 @@ mod perform;
 pub mod rename;
 pub mod report;
 pub mod request;
+pub mod why;
 
 pub use context::Context;
 pub use perform::perform;

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::report::Report;
 use super::request::{Call, Request};
-use super::{check, list, rename};
+use super::{check, list, rename, why};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -27,6 +27,7 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             let options = check::Options { content: *content };
             check::run(context, options, progress).map(Report::Check)
         }
+        Request::Why { image, path } => why::why(context, image, path).map(Report::Why),
         Request::List => list::list(context).map(Report::List),
         Request::Mount { .. } | Request::Unmount { .. } => {
             Err(Error::failed("mounting", "only a daemon can do it"))

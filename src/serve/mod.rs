@@ -1,4 +1,5 @@
 //! Adapters between the outside and what is below: translation only.
 
 pub mod control_client;
+pub mod control_server;
 pub mod protocol;

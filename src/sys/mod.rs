@@ -4,5 +4,6 @@ pub mod copy;
 pub mod durable;
 pub mod handle;
 pub mod lease;
+pub mod memory;
 pub mod process;
 pub mod xattr;

@@ -15,3 +15,14 @@ pub fn entry_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     path.extend_from_slice(name);
     path
 }
+
+/// Lets this process have as many descriptors as root may give it.
+///
+/// # Errors
+/// The limit cannot be set: never for root, unless it is above the kernel's (fs.nr_open).
+pub fn raise_descriptor_limit() -> rustix::io::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)
+}

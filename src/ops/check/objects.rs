@@ -12,11 +12,7 @@ use crate::store::objects::{Found, Objects};
 const REMEDY: &str = "import an image that has this file, or restore the object from a backup";
 
 fn path(digest: &Digest) -> String {
-    format!(
-        "objects/{}/{}",
-        layout::object_directory(digest),
-        layout::object_name(digest)
-    )
+    format!("objects/{}", layout::object_name(digest))
 }
 
 pub(super) fn check(

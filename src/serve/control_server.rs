@@ -1,0 +1,156 @@
+//! The daemon's side of the control socket.
+
+use std::io::BufReader;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::protocol::{Event, Hello, receive_call, send};
+use crate::error::{Context, Error, Result};
+use crate::ops::report::Report;
+use crate::ops::request::Call;
+use crate::progress::Progress;
+
+/// How long a command may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Carries out what comes over the socket.
+pub trait Performer: Send + Sync + 'static {
+    /// Carries one call out.
+    fn perform(&self, call: Call, progress: &dyn Progress) -> Result<Report>;
+}
+
+/// The socket; its name goes with it.
+pub struct ControlServer {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlServer {
+    /// Listens at `path`. The caller holds the store's lock, so that what is there already was left
+    /// by a daemon that is gone.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let object = || path.display();
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).about(object()),
+        }
+        let listener = UnixListener::bind(path).about(object())?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).about(object())?;
+        Ok(Self {
+            listener,
+            path: path.into(),
+        })
+    }
+
+    /// Serves calls, each on a thread of its own, for as long as `listening` says so: it is asked
+    /// after each connection (a connection that says nothing wakes it).
+    pub fn serve(&self, performer: &Arc<impl Performer>, listening: impl Fn() -> bool) {
+        for stream in self.listener.incoming() {
+            if !listening() {
+                return;
+            }
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => {
+                    log::warn!("control socket: {error}");
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            let performer = performer.clone();
+            let served = std::thread::Builder::new()
+                .name("call".into())
+                .spawn(move || {
+                    if let Err(error) = serve_call(stream, &*performer) {
+                        log::warn!("{error}");
+                    }
+                });
+            if let Err(error) = served {
+                log::warn!("control socket: a thread: {error}");
+            }
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            log::warn!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+/// The socket lies in a directory that only root may enter; a peer with another uid got the
+/// descriptor from somebody and has no business here.
+fn check_peer(stream: &UnixStream) -> Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).about("control socket")?;
+    if peer.uid.is_root() {
+        return Ok(());
+    }
+    let cause = format!("process {} of user {} may not use it", peer.pid, peer.uid);
+    Err(Error::failed("control socket", cause).remedy("run foldfs as root"))
+}
+
+fn serve_call(stream: UnixStream, performer: &dyn Performer) -> Result<()> {
+    check_peer(&stream)?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .about("control socket")?;
+    let mut reader = BufReader::new(stream.try_clone().about("control socket")?);
+    let teller = Teller {
+        stream: Mutex::new(Some(stream)),
+    };
+    teller.tell(&Hello::own());
+    let Some(call) = receive_call(&mut reader)? else {
+        return Ok(());
+    };
+    log::info!("call {:?}", call.request);
+    let event = match performer.perform(call, &teller) {
+        Ok(report) => Event::Done {
+            report: Box::new(report),
+        },
+        Err(error) => {
+            log::info!("call failed: {error}");
+            Event::Failed { error }
+        }
+    };
+    teller.tell(&event);
+    Ok(())
+}
+
+/// Says things to a command as long as it listens; a command that left misses the rest.
+struct Teller {
+    stream: Mutex<Option<UnixStream>>,
+}
+
+impl Teller {
+    fn tell(&self, message: &impl serde::Serialize) {
+        let mut stream = self.stream.lock();
+        if let Some(open) = stream.as_mut()
+            && let Err(error) = send(open, message)
+        {
+            log::debug!("control socket: the command is gone: {error}");
+            *stream = None;
+        }
+    }
+}
+
+impl Progress for Teller {
+    fn total(&self, bytes: u64) {
+        self.tell(&Event::Total { bytes });
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.tell(&Event::Advance { bytes });
+    }
+
+    fn message(&self, text: &str) {
+        self.tell(&Event::Message { text: text.into() });
+    }
+}
