@@ -1,13 +1,18 @@
 //! The operations on a store: each has options, a plan that can be printed, and its application.
 
 pub mod check;
+pub mod collect;
+#[cfg(test)]
+mod collect_tests;
 mod context;
 pub mod init;
 pub mod list;
 mod perform;
+mod references;
 pub mod rename;
 pub mod report;
 pub mod request;
+pub mod status;
 pub mod why;
 
 pub use context::Context;

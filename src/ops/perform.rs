@@ -3,7 +3,6 @@
 use super::context::Context;
 use super::report::Report;
 use super::request::{Call, Request};
-use super::{check, list, rename, why};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -17,18 +16,30 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
     let _alone = (call.request.alters() && !dry_run).then(|| context.alone());
     match &call.request {
         Request::Rename { from, to } => {
-            let plan = rename::plan(context, from, to)?;
+            let plan = super::rename::plan(context, from, to)?;
             if !dry_run {
-                rename::apply(context, &plan)?;
+                super::rename::apply(context, &plan)?;
             }
             Ok(Report::Rename(plan.report()))
         }
         Request::Check { content } => {
-            let options = check::Options { content: *content };
-            check::run(context, options, progress).map(Report::Check)
+            let options = super::check::Options { content: *content };
+            super::check::run(context, options, progress).map(Report::Check)
         }
-        Request::Why { image, path } => why::why(context, image, path).map(Report::Why),
-        Request::List => list::list(context).map(Report::List),
+        Request::Why { image, path } => super::why::why(context, image, path).map(Report::Why),
+        Request::Collect => {
+            let plan = super::collect::plan(context, progress)?;
+            let report = if dry_run {
+                plan.report()
+            } else {
+                super::collect::apply(context, &plan)?
+            };
+            Ok(Report::Collect(report))
+        }
+        Request::Status { name } => {
+            super::status::status(context, name.as_deref(), progress).map(Report::Status)
+        }
+        Request::List => super::list::list(context).map(Report::List),
         Request::Mount { .. } | Request::Unmount { .. } => {
             Err(Error::failed("mounting", "only a daemon can do it"))
         }

@@ -200,7 +200,7 @@ pub struct Finding {
 pub struct StatusReport {
     /// For each image that was asked for, bases included.
     pub images: Vec<ImageStatus>,
-    /// Sum of `logical_bytes` over these images.
+    /// Sum of `logical_bytes` over these images without families' bases: what somebody put in.
     pub logical_bytes: u64,
     /// Content of the shared layers and private content of these images, each object once.
     pub unique_bytes: u64,

@@ -34,6 +34,9 @@ pub const OBJECTS: &str = "objects";
 pub const IMAGES: &str = "images";
 /// What is under way.
 pub const STAGING: &str = "staging";
+/// How the directory in [`STAGING`] begins that holds objects being collected, by
+/// [`work_name`].
+pub const WITHDRAWN: &str = "withdrawn";
 /// Lock and control socket.
 pub const RUN: &str = "run";
 /// The lock, in [`RUN`].

@@ -21,6 +21,7 @@ pub mod objects;
 pub mod open;
 #[cfg(test)]
 mod open_tests;
+pub mod pins;
 mod recovery;
 pub mod shared;
 pub mod staging;

@@ -164,6 +164,28 @@ impl Objects {
         }
     }
 
+    /// Moves an object to `to`, on the same file system, as `work_name(digest)`, where
+    /// [`Objects::publish`] can fetch it back; whether it existed.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    #[track_caller]
+    pub fn withdraw(&self, digest: &Digest, to: BorrowedFd<'_>) -> Result<bool> {
+        let (object, name) = (layout::object_name(digest), layout::work_name(digest));
+        let flags = RenameFlags::NOREPLACE;
+        match durable::rename(
+            &self.directory,
+            object.as_bytes(),
+            to,
+            name.as_bytes(),
+            flags,
+        ) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).about(about(digest)),
+        }
+    }
+
     /// Hands everything in `objects/` to `take`, in no order.
     ///
     /// # Errors
@@ -354,6 +376,12 @@ mod tests {
         assert_eq!(fixture.path(&digest).metadata().unwrap().ino(), inode);
         assert_eq!(fixture.objects.size(&digest).unwrap(), Some(7));
         assert!(fixture.objects.verify(&digest).unwrap());
+        let staging = fixture.staging.as_fd();
+        assert!(fixture.objects.withdraw(&digest, staging).unwrap());
+        assert!(!fixture.objects.withdraw(&digest, staging).unwrap());
+        let name = layout::work_name(&digest);
+        let back = fixture.objects.publish(staging, name.as_bytes(), &digest);
+        assert_eq!(back.unwrap(), Published::New);
         assert!(fixture.objects.remove(&digest).unwrap());
         assert!(!fixture.objects.remove(&digest).unwrap());
         assert!(!fixture.objects.exists(&digest).unwrap());

@@ -1,7 +1,8 @@
 //! What opening a store for writing clears up after a crash: debris only, never what an image
 //! shows.
 //!
-//! - `staging/` is emptied.
+//! - `staging/` is emptied; objects that were being collected go back: an import that still runs
+//!   may have pinned them.
 //! - `images/ID` goes when the catalog has no such image although the id was given once. (An id
 //!   that was not: the catalog is an old copy, and `check` speaks of it.)
 //! - Of every image, `orphans/` and `work/` are emptied, a `work/DIGEST` is finished.
@@ -25,7 +26,12 @@ use crate::sys::durable;
 
 /// Clears up. The store is locked.
 pub(super) fn clear_up(store: &Store) -> Result<()> {
-    staging::empty(store.staging())?;
+    staging::empty(store.staging(), |name, directory| {
+        if name.starts_with(layout::WITHDRAWN.as_bytes()) {
+            put_back(store, directory)?;
+        }
+        Ok(())
+    })?;
     let last = store.catalog().last_image_id()?;
     for name in names(store.images(), layout::IMAGES)? {
         let Some(id) = layout::parse_image(&name) else {
@@ -38,6 +44,15 @@ pub(super) fn clear_up(store: &Store) -> Result<()> {
             store.retire_image(id)?;
         } else {
             log::warn!("images/{id}: the catalog does not know it; run `foldfs check`");
+        }
+    }
+    Ok(())
+}
+
+fn put_back(store: &Store, withdrawn: BorrowedFd<'_>) -> Result<()> {
+    for name in names(withdrawn, layout::STAGING)? {
+        if let Some(digest) = layout::parse_work(&name) {
+            store.objects().publish(withdrawn, &name, &digest)?;
         }
     }
     Ok(())

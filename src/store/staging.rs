@@ -70,6 +70,11 @@ impl StagingDirectory {
         self.remove()
     }
 
+    /// Leaves it to whoever opens the store for writing next.
+    pub fn leave(mut self) {
+        self.removed_on_drop = false;
+    }
+
     /// It has got its place: nothing is to be removed.
     pub(super) fn placed(mut self) {
         self.removed_on_drop = false;
@@ -91,11 +96,15 @@ impl Drop for StagingDirectory {
     }
 }
 
-/// Removes everything in `staging` that no living process works in.
+/// Removes everything in `staging` that no living process works in. `rescue` gets the name and
+/// the directory of each before, and may take out what must stay.
 ///
 /// # Errors
-/// Errors of the file system.
-pub(super) fn empty(staging: BorrowedFd<'_>) -> Result<()> {
+/// Those of `rescue`; errors of the file system.
+pub(super) fn empty(
+    staging: BorrowedFd<'_>,
+    rescue: impl Fn(&[u8], BorrowedFd<'_>) -> Result<()>,
+) -> Result<()> {
     let mut names = Vec::new();
     let mut entries = Dir::read_from(staging).about("staging")?;
     while let Some(entry) = entries.read() {
@@ -111,6 +120,7 @@ pub(super) fn empty(staging: BorrowedFd<'_>) -> Result<()> {
                 if !lock(directory.as_fd()).about("staging")? {
                     continue;
                 }
+                rescue(&name, directory.as_fd())?;
                 Some(directory)
             }
             Err(Errno::NOTDIR | Errno::LOOP) => None,
@@ -161,7 +171,7 @@ mod tests {
         std::fs::create_dir_all(path.join("left/behind")).unwrap();
         std::fs::write(path.join("file"), b"").unwrap();
         std::os::unix::fs::symlink("left", path.join("link")).unwrap();
-        empty(staging.as_fd()).unwrap();
+        empty(staging.as_fd(), |_, _| Ok(())).unwrap();
         let names: Vec<_> = std::fs::read_dir(path)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

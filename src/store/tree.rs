@@ -20,6 +20,12 @@ pub trait Visitor {
     /// End the walk.
     fn entry(&mut self, directory: BorrowedFd<'_>, name: &[u8], kind: FileType) -> Result<()>;
 
+    /// Whether it is all right that a directory is gone before it was opened. By default it is an
+    /// error.
+    fn may_vanish(&self) -> bool {
+        false
+    }
+
     /// All that is in the directory `name` has been visited.
     ///
     /// # Errors
@@ -55,7 +61,11 @@ pub fn walk(root: BorrowedFd<'_>, what: &str, visitor: &mut impl Visitor) -> Res
         if let Some(name) = pending.pop() {
             let parent = identity(here.as_fd()).about(what)?;
             let inside = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
-            here = open_directory(here.as_fd(), &name, inside).map_err(|errno| match errno {
+            let opened = open_directory(here.as_fd(), &name, inside);
+            if opened.as_ref().err() == Some(&rustix::io::Errno::NOENT) && visitor.may_vanish() {
+                continue;
+            }
+            here = opened.map_err(|errno| match errno {
                 rustix::io::Errno::XDEV => {
                     Error::failed(what, mount_point(&name)).remedy("unmount it and try again")
                 }
@@ -197,6 +207,10 @@ impl Blocks {
 }
 
 impl Visitor for Blocks {
+    fn may_vanish(&self) -> bool {
+        true
+    }
+
     fn entry(&mut self, directory: BorrowedFd<'_>, name: &[u8], _kind: FileType) -> Result<()> {
         match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => self.add(&stat),
@@ -208,16 +222,26 @@ impl Visitor for Blocks {
     }
 }
 
+/// How often [`allocated`] begins again because a guest moved a directory under its feet.
+const ATTEMPTS: u32 = 8;
+
 /// What a directory and everything in it occupy, in bytes of allocated blocks, as du(1) counts
-/// them. `what` names it in errors.
+/// them. `what` names it in errors. Guests may be at work in it.
 ///
 /// # Errors
-/// As [`walk`].
+/// As [`walk`], but for directories that vanish.
 pub fn allocated(directory: BorrowedFd<'_>, what: &str) -> Result<u64> {
-    let mut blocks = Blocks::default();
-    blocks.add(&fs::fstat(directory).about(what)?);
-    walk(directory, what, &mut blocks)?;
-    Ok(blocks.bytes)
+    let mut attempt = 1;
+    loop {
+        let mut blocks = Blocks::default();
+        blocks.add(&fs::fstat(directory).about(what)?);
+        match walk(directory, what, &mut blocks) {
+            Ok(()) => return Ok(blocks.bytes),
+            // Moved: the one error that is not the system's.
+            Err(error) if error.errno.is_none() && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

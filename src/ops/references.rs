@@ -1,0 +1,83 @@
+//! Which objects a store refers to.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::FileType;
+
+use super::context::Context;
+use crate::error::{Context as _, Error, Result};
+use crate::store::catalog::{Image, Reads};
+use crate::store::digest::Digest;
+use crate::store::layout;
+use crate::store::mark::{self, Mark, Role};
+use crate::store::tree::{self, Visitor};
+use crate::sys::xattr;
+
+/// The objects that the shared layers and the private layers of all images refer to.
+///
+/// No reference of an image that lives can be missed: while its private layer is read, its
+/// family's change lock is held, so that the guest cannot move a stub from a directory that has
+/// not been read yet into one that has. Nothing but an operation carries a reference from one
+/// image to another, or out of the catalog; where the caller keeps those waiting
+/// ([`Context::alone`]), the answer is complete.
+///
+/// # Errors
+/// The catalog's and the file system's; an entry whose mark cannot be read.
+pub fn references(context: &Context) -> Result<HashSet<Digest>> {
+    let catalog = context.store.catalog();
+    let mut found = HashSet::new();
+    for image in catalog.images()? {
+        let change = context.images.change_lock(image.family);
+        let _unchanged = change.write();
+        of_image(context, &image, &mut found)?;
+    }
+    catalog.for_each_digest(|digest, _| {
+        found.insert(digest);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The stubs of one image, wherever they are: `private/`, `index/`, `orphans/`, `work/`.
+fn of_image(context: &Context, image: &Image, found: &mut HashSet<Digest>) -> Result<()> {
+    let directories = context.store.image_dirs(image.id)?;
+    let about = format!("images/{}", image.id);
+    let mut stubs = Stubs {
+        about: &about,
+        found,
+    };
+    tree::walk(directories.root.as_fd(), &about, &mut stubs)
+}
+
+struct Stubs<'a> {
+    about: &'a str,
+    found: &'a mut HashSet<Digest>,
+}
+
+impl Visitor for Stubs<'_> {
+    fn entry(&mut self, directory: BorrowedFd<'_>, name: &[u8], kind: FileType) -> Result<()> {
+        if kind != FileType::RegularFile {
+            return Ok(());
+        }
+        // A private file on its way to become this object, whose stub is already in place.
+        self.found.extend(layout::parse_work(name));
+        let object = || format!("{}: {}", self.about, name.escape_ascii());
+        let Some(bytes) = xattr::get(directory, name, mark::NAME.as_bytes()).about(object())?
+        else {
+            // Being built, or one of index/'s tokens.
+            return Ok(());
+        };
+        let mark = Mark::decode(&bytes).map_err(|_| {
+            Error::failed(
+                object(),
+                "its mark is damaged: what it refers to is not known",
+            )
+            .remedy("run `foldfs check`")
+        })?;
+        if let Role::Stub { digest } = mark.role {
+            self.found.insert(digest);
+        }
+        Ok(())
+    }
+}
