@@ -10,7 +10,8 @@ use super::layout;
 use crate::error::{Context, Error, Result};
 use crate::sys::copy;
 
-/// The lock, held until it is dropped. Processes forked from this one hold it too.
+/// The lock, held until it is dropped: then also by no process that is just being spawned and has
+/// inherited the descriptor.
 pub struct StoreLock {
     file: OwnedFd,
 }
@@ -36,14 +37,18 @@ impl StoreLock {
         Ok(lock)
     }
 
-    /// Writes this process into the lock: once more after a fork.
-    ///
-    /// # Errors
-    /// Errors of the file system.
-    pub fn sign(&self) -> rustix::io::Result<()> {
+    fn sign(&self) -> rustix::io::Result<()> {
         let pid = format!("{}\n", std::process::id());
         fs::ftruncate(&self.file, 0)?;
         copy::write_all_at(&self.file, pid.as_bytes(), 0)
+    }
+}
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        if let Err(errno) = fs::flock(&self.file, FlockOperation::Unlock) {
+            log::warn!("run/lock: {errno}");
+        }
     }
 }
 
@@ -88,6 +93,18 @@ mod tests {
         assert!(error.to_string().contains("another process"), "{error}");
         drop(lock);
         StoreLock::take(run.as_fd(), "store x").unwrap();
+    }
+
+    #[test]
+    fn regression_a_child_that_inherited_the_lock_does_not_keep_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let lock = StoreLock::take(run.as_fd(), "store x").unwrap();
+        // A descriptor of the same open file, as a child has it between fork and exec.
+        let inherited = lock.file.try_clone().unwrap();
+        drop(lock);
+        StoreLock::take(run.as_fd(), "store x").unwrap();
+        drop(inherited);
     }
 
     #[test]

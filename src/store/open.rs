@@ -114,11 +114,6 @@ impl Store {
         }
     }
 
-    /// The lock, when it was opened for writing.
-    pub fn lock(&self) -> Option<&StoreLock> {
-        self.lock.as_ref()
-    }
-
     /// The store's directory.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
