@@ -13,7 +13,9 @@
 //! Never two of one kind at a time. A change of names: `change.read()`, then `names.write()`;
 //! a look: `names.read()`.
 
+pub mod acl;
 pub mod attributes;
+pub mod create;
 pub mod failure;
 pub mod images;
 pub mod node;
@@ -65,7 +67,6 @@ pub struct Filesystem {
     pub store: Arc<Store>,
     /// The image's layers. Changed under `names` held for writing.
     pub view: View,
-    #[allow(dead_code)]
     pub(super) change: ChangeLock,
     pub(super) names: RwLock<()>,
     pub(super) table: Table,
