@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::merge::view::View;
 use crate::store::catalog::{Image, Reads};
 use crate::store::number::{FamilyId, ImageId};
-use crate::store::open::Store;
+use crate::store::open::{Access, Store};
 use crate::store::shared::SharedLayer;
 
 /// All images of a store, brought to life when they are asked for. One for each process that has
@@ -83,6 +83,9 @@ impl Images {
         let view = self.view(&row)?;
         let change = self.change_lock(row.family);
         let filesystem = Arc::new(Filesystem::new(self.store.clone(), view, change)?);
+        if self.store.access() == Access::Write {
+            filesystem.recover()?;
+        }
         live.retain(|_, weak| weak.strong_count() > 0);
         live.insert(image, Arc::downgrade(&filesystem));
         Ok(filesystem)

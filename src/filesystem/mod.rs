@@ -18,9 +18,13 @@ pub mod attributes;
 pub mod create;
 pub mod failure;
 pub mod images;
+#[cfg(test)]
+mod name_tests;
 pub mod node;
 #[allow(dead_code)]
 mod promote;
+mod recover;
+pub mod remove;
 mod resolve;
 mod symlink;
 pub mod table;

@@ -59,6 +59,8 @@ pub struct State {
     pub source: Source,
     /// Of a directory: its mark is known to have no shown times.
     pub own_times: bool,
+    /// The table looks at it again later.
+    pub(super) queued: bool,
     /// Handles that are open.
     pub handles: u32,
     /// The file behind them; `None` when none is open or none was needed yet.
@@ -96,6 +98,7 @@ impl Node {
                 place,
                 source,
                 own_times: false,
+                queued: false,
                 handles: 0,
                 open: None,
             }),

@@ -57,14 +57,17 @@ impl Filesystem {
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Attributes> {
         let _names = self.names.read();
         let node = self.child(parent, name)?.ok_or(Errno::NOENT)?;
-        let attributes = self.attributes_of(&node)?;
-        self.table.remember(&node);
-        Ok(attributes)
+        let attributes = self.attributes_of(&node);
+        match attributes {
+            Ok(_) => self.table.remember(&node),
+            Err(_) => self.done(node),
+        }
+        attributes
     }
 
     /// The kernel forgets `count` lookups of a number.
     pub fn forget(&self, number: Number, count: u64) {
-        if let Some(unlinked) = self.table.forget(number, count) {
+        for unlinked in self.table.forget(number, count) {
             self.discard_orphan(&unlinked);
         }
     }

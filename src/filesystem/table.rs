@@ -1,6 +1,6 @@
 //! The inode table: number to node, for as long as anybody refers to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,26 +9,37 @@ use parking_lot::Mutex;
 use super::node::{Node, Place};
 use crate::store::number::Number;
 
+/// How many nodes that could not leave before are looked at again each time.
+const AGAIN: usize = 4;
+
 /// All nodes of a live image. There is at most one node for a number: it stays until the kernel has
 /// forgotten it and neither a child nor an operation refers to it.
 #[derive(Default)]
 pub struct Table {
-    nodes: Mutex<HashMap<Number, Arc<Node>>>,
+    nodes: Mutex<Nodes>,
+}
+
+#[derive(Default)]
+struct Nodes {
+    by_number: HashMap<Number, Arc<Node>>,
+    /// Nodes that the kernel does not know (any more) and somebody still referred to when they were
+    /// looked at. Each once; may hold numbers whose node is gone or known again.
+    busy: VecDeque<Number>,
 }
 
 impl Table {
     /// The node of a number.
     pub fn get(&self, number: Number) -> Option<Arc<Node>> {
-        self.nodes.lock().get(&number).cloned()
+        self.nodes.lock().by_number.get(&number).cloned()
     }
 
-    /// The node of a number, made if it is not there. The answer keeps it in the table.
+    /// The node of a number, made if it is not there. The answer keeps it in the table; who has got
+    /// it either tells the kernel of it ([`Table::remember`]) or gives it back
+    /// ([`Table::release`]).
     pub fn get_or_insert(&self, number: Number, make: impl FnOnce() -> Node) -> Arc<Node> {
-        self.nodes
-            .lock()
-            .entry(number)
-            .or_insert_with(|| Arc::new(make()))
-            .clone()
+        let mut nodes = self.nodes.lock();
+        let node = nodes.by_number.entry(number);
+        node.or_insert_with(|| Arc::new(make())).clone()
     }
 
     /// The kernel is told of the node once more.
@@ -37,54 +48,28 @@ impl Table {
         node.lookups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The kernel forgets `count` lookups. The answer is a node that left the table unlinked: what
-    /// is kept of it in `orphans/` can go.
-    pub fn forget(&self, number: Number, count: u64) -> Option<Arc<Node>> {
+    /// The kernel forgets `count` lookups. The answer are nodes that left the table unlinked: what
+    /// is kept of them in `orphans/` can go.
+    pub fn forget(&self, number: Number, count: u64) -> Vec<Arc<Node>> {
         let mut nodes = self.nodes.lock();
-        let node = nodes.get(&number)?.clone();
+        let Some(node) = nodes.by_number.get(&number).cloned() else {
+            return Vec::new();
+        };
         let before = node.lookups.load(Ordering::Relaxed);
-        node.lookups
-            .store(before.saturating_sub(count), Ordering::Relaxed);
-        self.sweep(&mut nodes, node)
+        let after = before.saturating_sub(count);
+        node.lookups.store(after, Ordering::Relaxed);
+        nodes.sweep(node)
     }
 
-    /// An operation or handle is done with a node that the kernel may have forgotten meanwhile.
-    pub fn release(&self, node: Arc<Node>) -> Option<Arc<Node>> {
-        let mut nodes = self.nodes.lock();
-        self.sweep(&mut nodes, node)
-    }
-
-    /// Drops the node from the table if nothing refers to it, and then its parents, likewise.
-    fn sweep(&self, nodes: &mut HashMap<Number, Arc<Node>>, node: Arc<Node>) -> Option<Arc<Node>> {
-        let mut current = node;
-        let mut unlinked = None;
-        loop {
-            // Two references: the table's and ours. More come only through the table, which is locked.
-            let idle = current.lookups.load(Ordering::Relaxed) == 0
-                && Arc::strong_count(&current) == 2
-                && current.state.lock().handles == 0
-                && nodes
-                    .get(&current.number)
-                    .is_some_and(|kept| Arc::ptr_eq(kept, &current));
-            if !idle {
-                return unlinked;
-            }
-            nodes.remove(&current.number);
-            let place = std::mem::replace(&mut current.state.lock().place, Place::Unlinked);
-            match place {
-                Place::Entry { parent, .. } => current = parent,
-                Place::Unlinked => {
-                    unlinked = Some(current);
-                    return unlinked;
-                }
-                Place::Root | Place::Index => return unlinked,
-            }
-        }
+    /// An operation or handle is done with a node that the kernel may have forgotten meanwhile, or
+    /// never knew.
+    pub fn release(&self, node: Arc<Node>) -> Vec<Arc<Node>> {
+        self.nodes.lock().sweep(node)
     }
 
     /// How many nodes there are.
     pub fn len(&self) -> usize {
-        self.nodes.lock().len()
+        self.nodes.lock().by_number.len()
     }
 
     /// Whether there are none.
@@ -94,6 +79,55 @@ impl Table {
 
     /// All nodes, for background work that has to look at each.
     pub fn all(&self) -> Vec<Arc<Node>> {
-        self.nodes.lock().values().cloned().collect()
+        self.nodes.lock().by_number.values().cloned().collect()
+    }
+}
+
+impl Nodes {
+    /// Drops the node if nothing refers to it, and then its parents, likewise; and some of those
+    /// that somebody still referred to before.
+    fn sweep(&mut self, node: Arc<Node>) -> Vec<Arc<Node>> {
+        let mut unlinked = Vec::new();
+        self.sweep_upward(node, &mut unlinked);
+        for _ in 0..AGAIN.min(self.busy.len()) {
+            let Some(number) = self.busy.pop_front() else {
+                break;
+            };
+            if let Some(node) = self.by_number.get(&number).cloned() {
+                node.state.lock().queued = false;
+                self.sweep_upward(node, &mut unlinked);
+            }
+        }
+        unlinked
+    }
+
+    fn sweep_upward(&mut self, node: Arc<Node>, unlinked: &mut Vec<Arc<Node>>) {
+        let mut current = node;
+        loop {
+            let kept = self.by_number.get(&current.number);
+            if !kept.is_some_and(|kept| Arc::ptr_eq(kept, &current)) {
+                return;
+            }
+            let mut state = current.state.lock();
+            if current.lookups.load(Ordering::Relaxed) > 0 || state.handles > 0 {
+                return;
+            }
+            // Two references: the table's and ours. More come only through the table, which is locked.
+            if Arc::strong_count(&current) > 2 {
+                if !state.queued {
+                    state.queued = true;
+                    self.busy.push_back(current.number);
+                }
+                return;
+            }
+            let place = std::mem::replace(&mut state.place, Place::Unlinked);
+            drop(state);
+            self.by_number.remove(&current.number);
+            match place {
+                Place::Entry { parent, .. } => current = parent,
+                Place::Unlinked => return unlinked.push(current),
+                Place::Root | Place::Index => return,
+            }
+        }
     }
 }

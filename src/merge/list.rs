@@ -43,3 +43,25 @@ pub fn list(view: &View, parts: Parts<'_>) -> Result<Vec<Named>> {
     entries.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
     Ok(entries)
 }
+
+/// Whether the directory shows no name.
+pub fn is_empty(view: &View, parts: Parts<'_>) -> Result<bool> {
+    let mut decided = HashSet::new();
+    if let Some(private) = parts.private {
+        let names = layer::names_in(private).map_err(|error| damaged(view, b".", error))?;
+        for name in names {
+            match layer::read_entry(private, &name).map_err(|error| damaged(view, &name, error))? {
+                Some(PrivateEntry::Marked { .. }) => return Ok(false),
+                Some(PrivateEntry::Whiteout) => {}
+                None => continue,
+            }
+            decided.insert(name);
+        }
+    }
+    let Some(shared) = parts.shared else {
+        return Ok(true);
+    };
+    let directory = view.shared.directory(shared)?;
+    let mut names = directory.iter();
+    Ok(names.all(|(name, _)| decided.contains(name)))
+}

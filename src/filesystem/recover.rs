@@ -1,0 +1,67 @@
+//! What is cleared up before an image comes to life: debris of operations that a crash or the end
+//! of the last instance cut short. None of it shows.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, statat};
+use rustix::io::Errno;
+
+use super::Filesystem;
+use crate::error::{Context, Result};
+use crate::merge::locate;
+use crate::store::layer::{self, Layer, PrivateEntry};
+use crate::store::mark::Role;
+use crate::store::number::Number;
+use crate::store::tree;
+use crate::sys::durable;
+
+impl Filesystem {
+    /// Empties `orphans/` and removes the files in `index/` that have no name. Before the first
+    /// operation of this instance, in a store that is open for writing.
+    ///
+    /// # Errors
+    /// Those of the host and the catalog.
+    pub fn recover(&self) -> Result<()> {
+        let image = self.view.layer.image();
+        let orphans = format!("images/{image}/orphans");
+        tree::remove_contents(self.view.layer.orphans(), &orphans)?;
+        let about = format!("images/{image}/index");
+        for number in self.view.layer.index_numbers().about(&about)? {
+            self.recover_indexed(number, &about)?;
+        }
+        Ok(())
+    }
+
+    fn recover_indexed(&self, number: Number, about: &str) -> Result<()> {
+        let index = self.view.layer.index();
+        let (file, token) = (Layer::number_name(number), Layer::token_name(number));
+        let private_names = match statat(index.as_fd(), &token[..], AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat.st_nlink - 1,
+            Err(Errno::NOENT) => 0,
+            Err(error) => return Err(error).about(about),
+        };
+        let entry = layer::read_entry(index, &file).about(about)?;
+        // A link of the token, to be exchanged for the file: the file is still at its one name.
+        let is_placeholder = matches!(
+            entry,
+            Some(PrivateEntry::Marked { mark, .. }) if mark.role == Role::Name
+        );
+        if !is_placeholder {
+            if private_names > 0 {
+                return Ok(());
+            }
+            let shared = self.view.shared_of(number);
+            if locate::shared_names_shown(&self.view, shared)? > 0 {
+                return Ok(());
+            }
+        }
+        for name in [&file, &token] {
+            match durable::unlink(index, name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error).about(about),
+            }
+        }
+        self.view.index_removed(number);
+        Ok(())
+    }
+}
