@@ -10,6 +10,7 @@ use super::background;
 use super::session::{Counterpart, Session};
 use crate::error::{Context, Error, Result};
 use crate::ops::request::{Call, MountOptions, Request};
+use crate::serve::dead_mounts;
 
 /// Mount an image, or all of them as DIR/IMAGE
 ///
@@ -83,22 +84,19 @@ pub struct Unmount {
 
 impl Unmount {
     pub fn run(self, session: &Session) -> Result<Outcome> {
-        let call = Call {
-            request: Request::Unmount {
-                directory: mount_point(&self.directory)?.into(),
-            },
-            dry_run: self.dry.dry_run,
-        };
+        let directory = mount_point(&self.directory)?;
+        let dry_run = self.dry.dry_run;
         let report = match session.counterpart(false)? {
-            Counterpart::Daemon(client) => client.perform(&call, &*session.progress())?,
-            Counterpart::Own(_) => {
-                return Err(Error::failed(
-                    session.store().display(),
-                    "no daemon serves it: nothing is mounted",
-                ));
+            Counterpart::Daemon(client) => {
+                let directory = directory.into();
+                let request = Request::Unmount { directory };
+                client.perform(&Call { request, dry_run }, &*session.progress())?
+            }
+            Counterpart::Own(context) => {
+                dead_mounts::unmount(context.store.path(), &directory, dry_run)?
             }
         };
-        session.show(&report, call.dry_run)
+        session.show(&report, dry_run)
     }
 }
 

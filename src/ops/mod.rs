@@ -11,6 +11,8 @@ mod perform;
 mod references;
 pub mod rename;
 pub mod report;
+#[cfg(test)]
+mod report_tests;
 pub mod request;
 pub mod status;
 pub mod why;

@@ -2,4 +2,6 @@
 
 pub mod control_client;
 pub mod control_server;
+pub mod dead_mounts;
+pub mod mount_table;
 pub mod protocol;

@@ -1,0 +1,187 @@
+//! docs/commands.md and the reports' keys are the same.
+
+use serde_json::Value;
+
+use super::report::*;
+use crate::path_bytes::PathBytes;
+use crate::store::catalog::Share;
+
+const MANUAL: &str = include_str!("../../docs/commands.md");
+
+fn path() -> PathBytes {
+    b"/path".as_slice().into()
+}
+
+fn text() -> String {
+    String::from("text")
+}
+
+fn finding() -> Finding {
+    Finding {
+        object: path(),
+        cause: text(),
+        remedy: text(),
+    }
+}
+
+fn mount() -> MountReport {
+    MountReport {
+        mounts: vec![MountedImage {
+            image: text(),
+            directory: path(),
+        }],
+    }
+}
+
+/// One of each, with nothing empty.
+fn samples() -> Vec<Report> {
+    vec![
+        Report::Init(InitReport {
+            store: path(),
+            id: Some(text()),
+        }),
+        Report::Import(ImportReport {
+            image: text(),
+            family: text(),
+            founded: true,
+            reason: text(),
+            inodes: 1,
+            logical_bytes: 1,
+            known_bytes: 1,
+            new_objects: 1,
+            new_bytes: 1,
+        }),
+        Report::Clone(CloneReport {
+            image: text(),
+            family: text(),
+            entries: 1,
+            new_objects: 1,
+            copied_bytes: 1,
+        }),
+        Report::Remove(RemoveReport {
+            image: text(),
+            family: text(),
+            family_removed: true,
+            withdrawn: 1,
+        }),
+        Report::Why(WhyReport {
+            image: text(),
+            path: path(),
+            number: 1,
+            file_type: text(),
+            layer: text(),
+            role: text(),
+            reason: text(),
+            digest: Some(text()),
+            stored: Some(path()),
+            shared_with: vec![text()],
+            differs_in: vec![text()],
+        }),
+        Report::Rename(RenameReport {
+            from: text(),
+            to: text(),
+            family: true,
+        }),
+        Report::Fold(FoldReport {
+            families: vec![FamilyFold::default()],
+        }),
+        Report::Collect(CollectReport {
+            examined: 1,
+            removed: vec![CollectedObject {
+                digest: text(),
+                bytes: 1,
+            }],
+            freed_bytes: 1,
+        }),
+        Report::Check(CheckReport {
+            findings: vec![finding()],
+            redundant: vec![finding()],
+            ..CheckReport::default()
+        }),
+        Report::Status(StatusReport {
+            images: vec![ImageStatus {
+                image: text(),
+                family: text(),
+                role: text(),
+                inodes: 1,
+                logical_bytes: 1,
+                shared_bytes: 1,
+                private_bytes: 1,
+                stored_bytes: 1,
+            }],
+            logical_bytes: 1,
+            unique_bytes: 1,
+            stored_bytes: Some(1),
+            saved_bytes: Some(1),
+            objects: Some(1),
+        }),
+        Report::List(ListReport {
+            families: vec![ListedFamily {
+                name: text(),
+                os: text(),
+                os_version: text(),
+                architecture: text(),
+                share: Share::Majority,
+                created: 1,
+                shared_inodes: 1,
+            }],
+            images: vec![ListedImage {
+                name: text(),
+                family: text(),
+                role: text(),
+                created: 1,
+                source: text(),
+                mounted: vec![path()],
+            }],
+        }),
+        Report::Mount(mount()),
+        Report::Unmount(mount()),
+    ]
+}
+
+/// The manual's section about a report.
+fn section(report: &str) -> &'static str {
+    let sections = MANUAL.split("\n### ").skip(1);
+    let mut found = sections.filter(|section| {
+        let heading = section.lines().next().unwrap_or_default();
+        heading.split(", ").any(|name| name == report)
+    });
+    found
+        .next()
+        .unwrap_or_else(|| panic!("docs/commands.md has no section {report}"))
+}
+
+fn keys(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                found.push(key.clone());
+                keys(value, found);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_manual_lists_every_key() {
+    for report in samples() {
+        let value = serde_json::to_value(&report).unwrap();
+        let name = value["report"].as_str().unwrap().to_owned();
+        let section = section(&name);
+        let mut found = Vec::new();
+        keys(&value, &mut found);
+        for key in found.iter().filter(|key| *key != "report") {
+            assert!(section.contains(&format!("`{key}`")), "{name}: {key}");
+        }
+    }
+}
+
+#[test]
+fn reports_come_back_as_they_went() {
+    for report in samples() {
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+}

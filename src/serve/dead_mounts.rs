@@ -1,0 +1,93 @@
+//! Mounts that a daemon left behind when it was killed: nobody answers for them, and only
+//! unmounting helps.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::mount::UnmountFlags;
+
+use super::mount_table::{self, FILE_SYSTEM_TYPE, Mount};
+use crate::error::{Context, Error, Result};
+use crate::ops::report::{MountReport, MountedImage, Report};
+
+/// Unmounts what `store`'s last daemon left on `directory` or directly below it. To be called only
+/// when no daemon serves the store. In use or not: whoever uses it gets errors only.
+///
+/// # Errors
+/// There is none; the kernel's.
+pub fn unmount(store: &Path, directory: &Path, dry_run: bool) -> Result<Report> {
+    let dead = left_by(store, mount_table::mounts()?);
+    let exact = dead.iter().any(|(mount, _)| mount.point == directory);
+    let mut mounts = Vec::new();
+    // The last one first: mounts may lie upon each other.
+    for (mount, image) in dead.into_iter().rev() {
+        let meant = if exact {
+            mount.point == directory
+        } else {
+            mount.point.parent() == Some(directory)
+        };
+        if !meant {
+            continue;
+        }
+        if !dry_run {
+            rustix::mount::unmount(&mount.point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .about(mount.point.display())?;
+        }
+        mounts.push(MountedImage {
+            image,
+            directory: mount.point.into(),
+        });
+    }
+    if mounts.is_empty() {
+        return Err(Error::failed(
+            directory.display(),
+            "no image of this store is mounted there",
+        )
+        .remedy("`foldfs list` shows what is mounted where"));
+    }
+    mounts.reverse();
+    Ok(Report::Unmount(MountReport { mounts }))
+}
+
+/// The mounts that show images of `store`, each with the name that its image had.
+fn left_by(store: &Path, mounts: Vec<Mount>) -> Vec<(Mount, String)> {
+    let prefix = mount_table::source_of(store, "");
+    let image = |mount: &Mount| {
+        let name = mount.source.strip_prefix(prefix.as_bytes())?;
+        String::from_utf8(name.to_vec()).ok()
+    };
+    mounts
+        .into_iter()
+        .filter(|mount| mount.file_system == FILE_SYSTEM_TYPE.as_bytes())
+        .filter_map(|mount| image(&mount).map(|name| (mount, name)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_views_of_this_store() {
+        let mount = |file_system: &str, source: &str| Mount {
+            point: "/mnt".into(),
+            file_system: file_system.into(),
+            source: source.into(),
+        };
+        let mounts = vec![
+            mount("ext4", "/s#web"),
+            mount(FILE_SYSTEM_TYPE, "/s2#web"),
+            mount(FILE_SYSTEM_TYPE, "/s#web"),
+            mount(FILE_SYSTEM_TYPE, "/s"),
+        ];
+        let found = left_by(Path::new("/s"), mounts);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1, "web");
+    }
+
+    #[test]
+    fn nothing_there_is_an_error() {
+        let error = unmount(Path::new("/s"), Path::new("/nowhere"), false).unwrap_err();
+        assert!(error.cause.contains("no image"), "{error}");
+    }
+}
