@@ -46,19 +46,30 @@ fn read(call: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Option<Vec<u8>>> {
 /// The names of all xattrs.
 pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Vec<u8>>> {
     let path = entry_path(directory, name);
-    let mut buffer = vec![0; 1024];
-    let length = loop {
-        match fs::llistxattr(&path[..], &mut buffer[..]) {
-            Ok(length) => break length,
-            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Err(Errno::RANGE) if buffer.len() < VALUE_MAX => buffer.resize(buffer.len() * 8, 0),
-            Err(error) => return Err(error),
-        }
+    names(|buffer| fs::llistxattr(&path[..], buffer))
+}
+
+/// The names of an open descriptor's xattrs; not for descriptors opened with O_PATH.
+pub fn list_descriptor(file: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
+    names(|buffer| fs::flistxattr(file, buffer))
+}
+
+fn names(call: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Vec<Vec<u8>>> {
+    let split = |list: &[u8]| {
+        let names = list.split(|&byte| byte == 0);
+        let names = names.filter(|name| !name.is_empty());
+        names.map(<[u8]>::to_vec).collect()
     };
-    let names = buffer[..length]
-        .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty());
-    Ok(names.map(<[u8]>::to_vec).collect())
+    let mut small = [0; 1024];
+    match call(&mut small) {
+        Ok(length) => return Ok(split(&small[..length])),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(Errno::RANGE) => {}
+        Err(error) => return Err(error),
+    }
+    let mut large = vec![0; VALUE_MAX];
+    let length = call(&mut large)?;
+    Ok(split(&large[..length]))
 }
 
 pub(super) fn set(

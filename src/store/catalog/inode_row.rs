@@ -16,16 +16,16 @@ macro_rules! inode_columns {
          i.ctime_ns, i.rdev, i.links, i.digest, i.target, i.xattrs"
     };
 }
-pub(super) use inode_columns;
+pub(crate) use inode_columns;
 
 /// Reads a [`SharedInode`] from the columns `first..` of a row.
-pub(super) fn decode(row: &Row<'_>, first: usize) -> Result<SharedInode, Fault> {
+pub(crate) fn decode(row: &Row<'_>, first: usize) -> Result<SharedInode, Fault> {
     let number = number(row, first, "inodes")?;
     decode_columns(row, first, number).map_err(|cause| Fault::row("inodes", number, cause))
 }
 
 /// Reads a [`Number`] of `table`.
-pub(super) fn number(row: &Row<'_>, column: usize, table: &'static str) -> Result<Number, Fault> {
+pub(crate) fn number(row: &Row<'_>, column: usize, table: &'static str) -> Result<Number, Fault> {
     let value: i64 = row
         .get(column)
         .map_err(|error| Fault::row(table, "unknown", error))?;
@@ -109,7 +109,7 @@ fn decode_columns(row: &Row<'_>, first: usize, number: Number) -> Result<SharedI
 
 /// Binds an inode's values, in the order: number, kind, mode, uid, gid, size, mtime, ctime, rdev,
 /// links, digest, target, xattrs; `run` gets them.
-pub(super) fn bind<T>(inode: &SharedInode, run: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
+pub(crate) fn bind<T>(inode: &SharedInode, run: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
     let (size, digest, target) = match &inode.content {
         Content::Regular { size, digest } => (*size, digest.as_ref().map(Digest::as_bytes), None),
         Content::Symlink { target } => (0, None, Some(&**target)),

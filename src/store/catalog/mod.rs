@@ -7,9 +7,9 @@
 //!
 //! Lock order: [`Numbers`]'s block, then the writer, then the pool.
 
-mod fault;
+pub(crate) mod fault;
 mod images;
-mod inode_row;
+pub(crate) mod inode_row;
 mod migrations;
 mod name;
 mod numbers;

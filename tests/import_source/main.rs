@@ -1,0 +1,12 @@
+//! Needs root, no FUSE. Importing a directory or an archive, and exporting it again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test that cannot go on should panic"
+)]
+
+mod describe;
+mod directory;
+mod fixture;
+mod limits;
