@@ -55,7 +55,7 @@ pub fn import_directory(
     let staging = Staging::create(store)?;
     let writer = TreeWriter::create(staging.path())?;
     let reading = Reading {
-        intake: Intake::new(store, &staging),
+        intake: Intake::new(store, &staging)?,
         numbers: ImportNumbers::new(store)?,
         links: Mutex::default(),
         warnings: Mutex::default(),

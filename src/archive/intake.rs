@@ -16,6 +16,7 @@ use crate::store::Store;
 use crate::store::digest::{Digest, Hasher};
 use crate::store::metadata::Content;
 use crate::store::objects::Objects;
+use crate::store::pins::Pins;
 use crate::sys::copy;
 use crate::sys::durable::{self, Step};
 use crate::sys::lease::ReadLease;
@@ -76,6 +77,8 @@ pub(super) struct Intake<'a> {
     /// For messages.
     path: String,
     known: &'a Objects,
+    /// What is found there must not be collected before the image is committed.
+    pins: Pins,
     /// Digests whose staged file is being written.
     writing: Mutex<HashSet<Digest>>,
     written: Condvar,
@@ -84,15 +87,16 @@ pub(super) struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     /// Puts what the store lacks into the import's directory `objects`.
-    pub(super) fn new(store: &'a Store, staging: &'a Staging) -> Self {
-        Self {
+    pub(super) fn new(store: &'a Store, staging: &'a Staging) -> Result<Self> {
+        Ok(Self {
             staged: staging.objects(),
             path: staging.path().join("objects").to_string_lossy().into(),
             known: store.objects(),
+            pins: Pins::create(staging.directory())?,
             writing: Mutex::default(),
             written: Condvar::new(),
             temporaries: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Takes content that is in memory. `sparse`: its source has holes.
@@ -222,6 +226,7 @@ impl<'a> Intake<'a> {
             )
             .remedy("run `foldfs check --content`: the object is probably damaged"))
         };
+        self.pins.add(digest)?;
         if let Some(object) = open_known(self.known, digest)? {
             return compare(object);
         }

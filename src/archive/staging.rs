@@ -4,6 +4,7 @@
 //! STORE/staging/import-PID-COUNT/   0700; locked by the importing process (store::staging)
 //!   objects/DIGEST                  contents that the store lacks: 64 hexadecimal digits, 0400
 //!   tree.db                         the tree (tree_writer)
+//!   pins                            objects that were found in the store (store::pins)
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +27,7 @@ pub(super) struct Staging {
     /// Holds the lock, and removes the directory when it is dropped; `None` if another process
     /// does.
     _held: Option<StagingDirectory>,
+    directory: OwnedFd,
     objects: OwnedFd,
     name: String,
     path: PathBuf,
@@ -42,7 +44,8 @@ impl Staging {
         durable::mkdir(held.directory(), layout::OBJECTS.as_bytes(), 0o700).about(&about)?;
         let objects = fs::openat(held.directory(), layout::OBJECTS, DIRECTORY, Mode::empty());
         Ok(Self {
-            objects: objects.about(about)?,
+            objects: objects.about(&about)?,
+            directory: held.directory().try_clone_to_owned().about(about)?,
             _held: Some(held),
             name,
             path,
@@ -73,6 +76,7 @@ impl Staging {
         Ok(Self {
             _held: None,
             objects: objects.about(about)?,
+            directory,
             name: name.to_owned(),
             path,
         })
@@ -86,6 +90,11 @@ impl Staging {
     /// The directory `objects`.
     pub(super) fn objects(&self) -> BorrowedFd<'_> {
         self.objects.as_fd()
+    }
+
+    /// The directory itself.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// For messages, and for SQLite.
