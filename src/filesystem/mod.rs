@@ -8,6 +8,7 @@
 //!     names             the image's names, places and sources                    (short: no data is copied)
 //!       table           number to node
 //!       directories     open private directories
+//!       replaced        open private directories without a name
 //!         node.state    a leaf
 //! ```
 //! Never two of one kind at a time. A change of names: `change.read()`, then `names.write()`;
@@ -21,14 +22,15 @@ pub mod images;
 #[cfg(test)]
 mod name_tests;
 pub mod node;
-#[allow(dead_code)]
 mod promote;
 mod recover;
 pub mod remove;
+pub mod rename;
 mod resolve;
 mod symlink;
 pub mod table;
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -76,6 +78,8 @@ pub struct Filesystem {
     pub(super) table: Table,
     pub(super) directories: Mutex<LruCache<Number, Arc<OwnedFd>>>,
     pub(super) root: Arc<Node>,
+    /// Private directories that another one was renamed over: only the descriptor leads to them.
+    pub(super) replaced: Mutex<HashMap<Number, Arc<OwnedFd>>>,
 }
 
 impl Filesystem {
@@ -106,6 +110,7 @@ impl Filesystem {
             table,
             directories,
             root,
+            replaced: Mutex::default(),
         })
     }
 

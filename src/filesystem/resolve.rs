@@ -74,6 +74,10 @@ impl Filesystem {
 
     /// A node that was unlinked has no reference left: what `orphans/` keeps of it goes.
     pub(super) fn discard_orphan(&self, node: &Node) {
+        self.directories.lock().pop(&node.number);
+        if self.replaced.lock().remove(&node.number).is_some() {
+            return;
+        }
         if let Source::Private | Source::PrivateDirectory(_) = node.source() {
             let name = Layer::number_name(node.number);
             let orphans = format!("images/{}/orphans", self.view.layer.image());
@@ -156,6 +160,9 @@ impl Filesystem {
                 layer::open_directory(&parent, &name, OFlags::PATH)?
             }
             Place::Unlinked => {
+                if let Some(directory) = self.replaced.lock().get(&node.number) {
+                    return Ok(Some(directory.clone()));
+                }
                 let name = Layer::number_name(node.number);
                 layer::open_directory(self.view.layer.orphans(), &name, OFlags::PATH)?
             }
@@ -171,11 +178,10 @@ impl Filesystem {
         if !matches!(node.source(), Source::Private | Source::PrivateDirectory(_)) {
             return Ok(None);
         }
+        let is_directory = node.file_type == FileType::Directory;
         Ok(Some(match node.place() {
-            Place::Root => {
-                let root = self.private_directory(node)?.ok_or(Errno::STALE)?;
-                Host::Entry(root, Box::from(&b"."[..]))
-            }
+            Place::Root => self.host_directory(node)?,
+            Place::Unlinked if is_directory => self.host_directory(node)?,
             Place::Entry { parent, name } => {
                 let parent = self.private_directory(&parent)?.ok_or(Errno::STALE)?;
                 Host::Entry(parent, name)
@@ -183,6 +189,12 @@ impl Filesystem {
             Place::Index => Host::Index(Layer::number_name(node.number)),
             Place::Unlinked => Host::Orphan(Layer::number_name(node.number)),
         }))
+    }
+
+    /// A private directory by itself.
+    fn host_directory(&self, node: &Arc<Node>) -> Outcome<Host> {
+        let directory = self.private_directory(node)?.ok_or(Errno::STALE)?;
+        Ok(Host::Entry(directory, Box::from(&b"."[..])))
     }
 
     /// The shared inode of a node in the shared layer: from the cached directory that holds its

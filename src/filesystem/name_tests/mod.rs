@@ -5,6 +5,7 @@ mod create_tests;
 mod fixture;
 mod promote_tests;
 mod remove_tests;
+mod rename_tests;
 
 use fixture::Looks;
 
