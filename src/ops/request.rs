@@ -33,6 +33,8 @@ pub enum Request {
         family: Option<String>,
         /// The rule of placement, if a family is founded.
         share: Share,
+        /// Where the tree comes from, for people.
+        source: String,
     },
     /// Make an image or a family's base once more.
     Clone {
