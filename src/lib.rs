@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod filesystem;
+pub mod fold;
 pub mod merge;
 pub mod ops;
 pub mod path_bytes;

@@ -4,8 +4,6 @@
 mod arguments;
 mod background;
 mod images;
-mod import;
-mod interrupt;
 mod manual;
 mod mounts;
 mod output;

@@ -31,6 +31,19 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// As the error of a command that dealt with `object`.
+    pub fn about(self, object: impl std::fmt::Display) -> Error {
+        match self {
+            Failure::Refused(errno) => Error {
+                errno: Some(errno.raw_os_error()),
+                ..Error::failed(object, std::io::Error::from(errno))
+            },
+            Failure::Store(error) => error,
+        }
+    }
+}
+
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
         // EBADMSG: an entry of the private layer that foldfs did not make.

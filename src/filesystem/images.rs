@@ -68,8 +68,8 @@ impl Images {
         self.live.lock().get(&image).and_then(Weak::upgrade)
     }
 
-    /// The live image; brought to life if nobody uses it yet. It stays alive as long as the answer
-    /// does.
+    /// The live image; brought to life if nobody uses it yet, what a commit left to be uncovered in
+    /// it being done first. It stays alive as long as the answer does.
     pub fn filesystem(&self, image: ImageId) -> Result<Arc<Filesystem>> {
         let mut live = self.live.lock();
         if let Some(filesystem) = live.get(&image).and_then(Weak::upgrade) {
@@ -85,6 +85,7 @@ impl Images {
         let filesystem = Arc::new(Filesystem::new(self.store.clone(), view, change)?);
         if self.store.access() == Access::Write {
             filesystem.recover()?;
+            filesystem.uncover()?;
         }
         live.retain(|_, weak| weak.strong_count() > 0);
         live.insert(image, Arc::downgrade(&filesystem));

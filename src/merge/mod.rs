@@ -6,6 +6,7 @@ pub mod list;
 pub mod locate;
 pub mod lookup;
 pub mod placement;
+pub mod private_directories;
 pub mod version;
 pub mod view;
 pub mod walk;

@@ -5,15 +5,19 @@ pub mod collect;
 #[cfg(test)]
 mod collect_tests;
 mod context;
+pub mod import;
 pub mod init;
 pub mod list;
+mod new_layer;
 mod perform;
+pub mod place;
 mod references;
 pub mod rename;
 pub mod report;
 #[cfg(test)]
 mod report_tests;
 pub mod request;
+mod similar;
 pub mod status;
 pub mod why;
 

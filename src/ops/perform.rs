@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::report::Report;
 use super::request::{Call, Request};
+use crate::archive::StagedImport;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -21,6 +22,27 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
                 super::rename::apply(context, &plan)?;
             }
             Ok(Report::Rename(plan.report()))
+        }
+        Request::CommitImport {
+            staged,
+            name,
+            family,
+            share,
+            source,
+        } => {
+            let staged = staged.as_path().to_string_lossy();
+            let tree = StagedImport::open(&context.store, &staged)?;
+            let options = super::import::Options {
+                name: name.clone(),
+                family: family.clone(),
+                share: *share,
+                source: source.clone(),
+            };
+            let plan = super::import::plan(context, &tree, &options)?;
+            if !dry_run {
+                super::import::apply(context, &tree, &plan, progress)?;
+            }
+            Ok(Report::Import(plan.report(&tree)))
         }
         Request::Check { content } => {
             let options = super::check::Options { content: *content };

@@ -432,10 +432,16 @@ fn vote(
         return Ok(plain(Ballot::Other));
     }
     let Some(item) = item_at(view, cursor, directory, name)? else {
+        let hidden = match cursor.private() {
+            Some(private) => layer::read_entry(private, name)
+                .map_err(|error| damaged(view, name, error))?
+                .is_some(),
+            None => false,
+        };
         return Ok(Vote {
             ballot: Ballot::Lacks,
             // A whiteout that hides nothing.
-            redundant: merged && old.is_none(),
+            redundant: hidden && old.is_none(),
         });
     };
     if let Some(shows) = item.directory() {

@@ -1,0 +1,163 @@
+//! Placement carried out: cover, commit, uncover (docs/format.md). Every view is the same before,
+//! after, and between any two steps; guests may go on working all the time.
+//!
+//! The three steps are separate calls, so that tests can put a guest's operations between them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::commit;
+use crate::error::{Error, Result};
+use crate::filesystem::Filesystem;
+use crate::filesystem::failure::Failure;
+use crate::filesystem::images::Images;
+use crate::merge::placement::{self, Becomes, Counts, Directory, Participant, Placement};
+use crate::store::catalog::{Family, ImageRole, Reads};
+use crate::store::metadata::Content;
+use crate::store::number::{FamilyId, ImageId, Number};
+
+/// A placement of one family, under way.
+pub struct Work {
+    /// The family.
+    pub family: Family,
+    /// What is to be done.
+    pub placement: Placement,
+    /// All images of the family, alive.
+    pub(super) images: Vec<(ImageId, Arc<Filesystem>)>,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Done {
+    /// What the shared layer got and lost.
+    pub counts: Counts,
+    /// Changes that were left out because a guest was at work there.
+    pub left_out: u64,
+}
+
+/// Plans the placement of a family.
+///
+/// # Errors
+/// Those of reading the private layers and the catalog.
+pub fn plan(images: &Images, family: FamilyId) -> Result<Work> {
+    let catalog = images.store().catalog();
+    let missing = || Error::failed(format!("family {family}"), "it does not exist");
+    let family = catalog.family(family)?.ok_or_else(missing)?;
+    let mut live = Vec::new();
+    let mut voting = Vec::new();
+    for image in catalog.images_of(family.id)? {
+        live.push((image.id, images.filesystem(image.id)?));
+        voting.push(image.role);
+    }
+    let participants: Vec<Participant<'_>> = live
+        .iter()
+        .zip(&voting)
+        .filter(|(_, role)| **role != ImageRole::Working)
+        .map(|((_, filesystem), role)| Participant {
+            view: &filesystem.view,
+            base: *role == ImageRole::Base,
+        })
+        .collect();
+    let placement = placement::plan(images.shared(), family.root, family.share, &participants)?;
+    Ok(Work {
+        family,
+        placement,
+        images: live,
+    })
+}
+
+impl Work {
+    /// Makes every view independent of what is about to change, durably.
+    ///
+    /// # Errors
+    /// Errors of the host; what is covered by then stays so, which no view shows.
+    pub fn cover(&self, images: &Images) -> Result<()> {
+        let mut gone = HashSet::new();
+        let mut covered = false;
+        // From the leaves up, so that a directory that leaves has nothing shared in it by then.
+        let changes = self.placement.changes.iter().rev();
+        let changes: Vec<_> = changes
+            .filter(|change| change.new != Becomes::Same)
+            .collect();
+        for alike in changes.chunk_by(|left, right| left.directory == right.directory) {
+            let Some(Directory::Shared(directory)) = alike.first().map(|change| change.directory)
+            else {
+                continue;
+            };
+            covered = true;
+            let names: Vec<&[u8]> = alike.iter().map(|change| &*change.name).collect();
+            let olds = alike.iter().filter_map(|change| change.old.as_ref());
+            let emptied = olds.clone().filter(|old| old.content == Content::Directory);
+            let emptied: Vec<Number> = emptied.map(|old| old.number).collect();
+            gone.extend(olds.map(|old| old.number));
+            for (image, filesystem) in &self.images {
+                let about = |failure: Failure| failure.about(format!("images/{image}"));
+                filesystem.cover(directory, &names).map_err(about)?;
+                for number in &emptied {
+                    filesystem.cover_directory(*number).map_err(about)?;
+                }
+            }
+        }
+        if !gone.is_empty() {
+            for (image, filesystem) in &self.images {
+                let about = |failure: Failure| failure.about(format!("images/{image}"));
+                filesystem.cover_unlinked(&gone).map_err(about)?;
+            }
+        }
+        if covered {
+            images.store().sync()?;
+        }
+        Ok(())
+    }
+
+    /// Changes the shared layer, in one transaction, wherever the images are still covered.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn commit(&self, images: &Images) -> Result<Done> {
+        commit::commit(images, self)
+    }
+
+    /// Removes what has become redundant.
+    ///
+    /// # Errors
+    /// Errors of the host; the rest is done when the image is next brought to life.
+    pub fn uncover(&self) -> Result<u64> {
+        let mut removed = 0;
+        for (_, filesystem) in &self.images {
+            removed += filesystem.uncover()?;
+        }
+        Ok(removed)
+    }
+
+    /// All three steps, if there is anything to do.
+    ///
+    /// # Errors
+    /// As each of them.
+    pub fn apply(&self, images: &Images) -> Result<Done> {
+        if self.placement.is_empty() {
+            return Ok(Done::default());
+        }
+        self.cover(images)?;
+        let done = self.commit(images)?;
+        self.uncover()?;
+        Ok(done)
+    }
+
+    /// The shared numbers that leave.
+    pub(super) fn leaving(&self) -> HashSet<Number> {
+        let leaves = |change: &&placement::Change| change.new != Becomes::Same;
+        let changes = self.placement.changes.iter().filter(leaves);
+        changes
+            .filter_map(|change| change.old.as_ref().map(|old| old.number))
+            .collect()
+    }
+}
+
+/// Plans and applies the placement of a family.
+///
+/// # Errors
+/// As [`plan`] and [`Work::apply`].
+pub fn place(images: &Images, family: FamilyId) -> Result<Done> {
+    plan(images, family)?.apply(images)
+}

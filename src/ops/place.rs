@@ -1,0 +1,36 @@
+//! Placement of one family: what import, remove and fold end with.
+
+use super::Context;
+use crate::error::Result;
+use crate::fold::placement;
+use crate::merge::placement::Counts;
+use crate::progress::Progress;
+use crate::store::number::FamilyId;
+
+/// Plans the placement of a family and, unless it is a dry run, carries it out: cover, commit,
+/// uncover. What moved, or would move.
+///
+/// # Errors
+/// Those of reading the private layers and the catalog; ENOSPC while covering. Every view is as it
+/// was, and what is half done is finished or superfluous when the family is next placed.
+pub fn run(
+    context: &Context,
+    family: FamilyId,
+    dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<Counts> {
+    progress.message("comparing the images of the family");
+    let work = placement::plan(&context.images, family)?;
+    if dry_run {
+        return Ok(work.placement.counts());
+    }
+    let done = work.apply(&context.images)?;
+    if done.left_out > 0 {
+        log::info!(
+            "family {}: {} paths were in use and stay private",
+            work.family.name,
+            done.left_out
+        );
+    }
+    Ok(done.counts)
+}

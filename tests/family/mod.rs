@@ -1,0 +1,361 @@
+//! A store in a temporary directory, images made of small trees, and what their views look like.
+//! Needs root.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use foldfs::archive::import_directory;
+use foldfs::filesystem::Filesystem;
+use foldfs::filesystem::attributes::Attributes;
+use foldfs::filesystem::node::Node;
+use foldfs::merge::lookup::Item;
+use foldfs::merge::walk;
+use foldfs::ops::{Context, import};
+use foldfs::progress::Silent;
+use foldfs::store::catalog::{Image, Reads, Share};
+use foldfs::store::mark::Role;
+use foldfs::store::metadata::{Content, Time};
+use foldfs::store::number::ImageId;
+use foldfs::store::{Access, Store, guest_xattr};
+use foldfs::sys::copy;
+
+/// A store of a test, and where its sources are.
+pub struct Fixture {
+    directory: tempfile::TempDir,
+    pub context: Context,
+}
+
+/// What a path looks like, as a guest can see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub number: u64,
+    pub file_type: String,
+    pub mode: u32,
+    pub links: u32,
+    pub owner: (u32, u32),
+    pub rdev: u64,
+    pub size: u64,
+    pub mtime: Time,
+    pub ctime: Time,
+    pub content: Vec<u8>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// All of a view, by path.
+pub type Snapshot = BTreeMap<String, Seen>;
+
+impl Fixture {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = directory.path().join("store");
+        std::fs::create_dir(&store).unwrap();
+        std::fs::set_permissions(&store, PermissionsExt::from_mode(0o700)).unwrap();
+        Store::init(&store).unwrap();
+        let store = Arc::new(Store::open(&store, Access::Write).unwrap());
+        let context = Context::new(store, 0);
+        Self { directory, context }
+    }
+
+    /// Closes the store and opens it again, as a later process would.
+    pub fn reopen(self) -> Self {
+        let Self { directory, context } = self;
+        drop(context);
+        let store = Store::open(&directory.path().join("store"), Access::Write).unwrap();
+        let context = Context::new(Arc::new(store), 0);
+        Self { directory, context }
+    }
+
+    /// An empty directory for a source.
+    pub fn source(&self, name: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Imports a directory.
+    pub fn import(&self, name: &str, source: &Path) -> ImageId {
+        self.import_as(name, source, None, Share::Majority)
+    }
+
+    /// Imports a directory into a family, or founds it.
+    pub fn import_as(
+        &self,
+        name: &str,
+        source: &Path,
+        family: Option<&str>,
+        share: Share,
+    ) -> ImageId {
+        let tree = import_directory(&self.context.store, source, &Silent).unwrap();
+        let options = import::Options {
+            name: name.to_owned(),
+            family: family.map(str::to_owned),
+            share,
+            source: source.display().to_string(),
+        };
+        let plan = import::plan(&self.context, &tree, &options).unwrap();
+        import::apply(&self.context, &tree, &plan, &Silent).unwrap()
+    }
+
+    /// The row of an image; a family's name is its base's.
+    pub fn image(&self, name: &str) -> Image {
+        let image = self.context.store.catalog().image_by_name(name);
+        image.unwrap().expect(name)
+    }
+
+    /// The live image.
+    pub fn filesystem(&self, name: &str) -> Arc<Filesystem> {
+        let image = self.image(name);
+        self.context.images.filesystem(image.id).unwrap()
+    }
+
+    /// What a view shows.
+    pub fn snapshot(&self, name: &str) -> Snapshot {
+        snapshot(&self.context.store, &self.filesystem(name))
+    }
+
+    /// The names of everything in an image's private layer, with their roles.
+    pub fn private(&self, name: &str) -> Vec<String> {
+        let image = self.image(name);
+        let root = self
+            .context
+            .store
+            .path()
+            .join(format!("images/{}/private", image.id));
+        let mut found = Vec::new();
+        list_private(&root, "", &mut found);
+        found.sort();
+        found
+    }
+
+    /// The paths of the shared layer of the family that an image belongs to.
+    pub fn shared(&self, name: &str) -> Vec<String> {
+        let catalog = self.context.store.catalog();
+        let family = catalog.family(self.image(name).family).unwrap().unwrap();
+        let mut found = Vec::new();
+        let mut pending = vec![(String::new(), family.root)];
+        while let Some((path, directory)) = pending.pop() {
+            for (name, inode) in catalog.directory(directory).unwrap() {
+                let path = format!("{path}/{}", name.escape_ascii());
+                if inode.content == Content::Directory {
+                    pending.push((path.clone(), inode.number));
+                }
+                found.push(path);
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn list_private(directory: &Path, path: &str, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+        let parent = std::fs::File::open(directory).unwrap();
+        use std::os::fd::AsFd;
+        use std::os::unix::ffi::OsStrExt;
+        let name = entry.file_name();
+        let read = foldfs::store::layer::read_entry(parent.as_fd(), name.as_bytes());
+        let role = match read.unwrap().unwrap() {
+            foldfs::store::layer::PrivateEntry::Whiteout => String::from("whiteout"),
+            foldfs::store::layer::PrivateEntry::Marked { mark, .. } => match mark.role {
+                Role::File => "file".into(),
+                Role::Stub { .. } => "stub".into(),
+                Role::Name => "name".into(),
+                Role::Directory(role) => format!("{role:?}")
+                    .split(' ')
+                    .next()
+                    .unwrap()
+                    .to_lowercase(),
+            },
+        };
+        found.push(format!("{path} {role}"));
+        if entry.file_type().unwrap().is_dir() {
+            list_private(&entry.path(), &path, found);
+        }
+    }
+}
+
+/// Looks a path up, from the root; the caller forgets the node.
+pub fn find(filesystem: &Filesystem, path: &str) -> Option<(Arc<Node>, Attributes)> {
+    let mut node = filesystem.root().clone();
+    let mut attributes = filesystem.attributes(&node).unwrap();
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        attributes = filesystem.lookup(&node, &unescape(name)).ok()?;
+        node = filesystem.node(attributes.number).unwrap();
+    }
+    Some((node, attributes))
+}
+
+fn unescape(name: &str) -> Vec<u8> {
+    name.as_bytes().to_vec()
+}
+
+/// What a view shows, through the live image.
+pub fn snapshot(store: &Store, filesystem: &Filesystem) -> Snapshot {
+    let view = &filesystem.view;
+    let mut snapshot = Snapshot::new();
+    walk::walk(view, &mut |visit| {
+        let path = String::from_utf8_lossy(visit.path).into_owned();
+        let (_, attributes) = find(filesystem, &path).expect(&path);
+        assert_eq!(attributes.number, visit.item.number(), "{path}");
+        let (content, xattrs) = match visit.item {
+            Item::Shared { inode, .. } => {
+                let content = match &inode.content {
+                    Content::Regular {
+                        digest: Some(digest),
+                        ..
+                    } => all(&store.objects().open(digest)?),
+                    Content::Symlink { target } => target.to_vec(),
+                    _ => Vec::new(),
+                };
+                (content, inode.metadata.xattrs.clone())
+            }
+            Item::Private { stat, mark, .. } => {
+                let (directory, name) = visit.host(view).expect("a private item has a host inode");
+                let content = match mark.role {
+                    Role::Stub { digest } => all(&store.objects().open(&digest)?),
+                    Role::File if stat.st_mode & libc::S_IFMT == libc::S_IFREG => {
+                        all(&visit.open_private(view)?.expect("a private file opens"))
+                    }
+                    Role::File if stat.st_mode & libc::S_IFMT == libc::S_IFLNK => {
+                        let target = rustix::fs::readlinkat(directory, &name[..], Vec::new());
+                        target.unwrap().into_bytes()
+                    }
+                    _ => Vec::new(),
+                };
+                // A transparent directory has the shared one's.
+                let xattrs = match visit.item.directory_role() {
+                    Some(foldfs::store::mark::DirectoryRole::Transparent { shared }) => {
+                        let inode = view.shared.inode(shared)?.expect("it is shared");
+                        inode.metadata.xattrs
+                    }
+                    _ => guest_xattr::read_all(directory, &name).unwrap(),
+                };
+                (content, xattrs)
+            }
+        };
+        let seen = Seen {
+            number: attributes.number.get(),
+            file_type: format!("{:?}", attributes.file_type),
+            mode: attributes.mode,
+            links: attributes.links,
+            owner: (attributes.uid, attributes.gid),
+            rdev: attributes.rdev,
+            size: match attributes.file_type {
+                foldfs::store::metadata::FileType::Directory => 0,
+                _ => attributes.size,
+            },
+            mtime: attributes.mtime,
+            ctime: attributes.ctime,
+            content,
+            xattrs: xattrs
+                .into_iter()
+                .map(|(name, value)| (name.into_vec(), value.into_vec()))
+                .collect(),
+        };
+        snapshot.insert(path, seen);
+        Ok(true)
+    })
+    .unwrap();
+    snapshot
+}
+
+/// Asserts that two snapshots are the same, and says where they are not.
+#[track_caller]
+pub fn assert_same(before: &Snapshot, after: &Snapshot, what: &str) {
+    let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let mut differences = String::new();
+    for path in paths {
+        let (left, right) = (before.get(path), after.get(path));
+        if left != right {
+            differences += &format!("\n/{path}\n  {left:?}\n  {right:?}");
+        }
+    }
+    assert!(differences.is_empty(), "{what}:{differences}");
+}
+
+fn all(file: &OwnedFd) -> Vec<u8> {
+    let size = rustix::fs::fstat(file).unwrap().st_size as usize;
+    let mut bytes = vec![0; size];
+    assert_eq!(copy::read_at(file, &mut bytes, 0).unwrap(), size);
+    bytes
+}
+
+/// Asserts that a view shows what a directory holds: all but numbers and ctimes.
+pub fn assert_shows(snapshot: &Snapshot, source: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let mut pending = vec![PathBuf::new()];
+    let mut count = 0;
+    while let Some(path) = pending.pop() {
+        count += 1;
+        let host = source.join(&path);
+        let metadata = host.symlink_metadata().unwrap();
+        let key = path.to_string_lossy().into_owned();
+        let seen = snapshot
+            .get(&key)
+            .unwrap_or_else(|| panic!("{key:?} is missing"));
+        let time = (metadata.mtime(), metadata.mtime_nsec() as u32);
+        assert_eq!((seen.mtime.seconds, seen.mtime.nanoseconds), time, "{key}");
+        assert_eq!(seen.mode, metadata.mode() & 0o7777, "{key}");
+        assert_eq!(seen.owner, (metadata.uid(), metadata.gid()), "{key}");
+        assert_eq!(u64::from(seen.links), metadata.nlink(), "{key}");
+        if metadata.is_file() {
+            assert_eq!(seen.content, std::fs::read(&host).unwrap(), "{key}");
+        } else if metadata.is_symlink() {
+            let target = std::fs::read_link(&host).unwrap();
+            assert_eq!(seen.content, target.to_string_lossy().as_bytes(), "{key}");
+        } else if metadata.is_dir() {
+            for entry in std::fs::read_dir(&host).unwrap() {
+                pending.push(path.join(entry.unwrap().file_name()));
+            }
+        }
+    }
+    assert_eq!(snapshot.len(), count);
+}
+
+/// Writes a file, with the directories above it, and gives it a time of long ago.
+pub fn write(root: &Path, path: &str, content: &str) {
+    let path = root.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, content).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
+    file.set_modified(time).unwrap();
+}
+
+/// Makes a symbolic link with a time of long ago.
+pub fn symlink(root: &Path, target: &str, path: &str) {
+    std::os::unix::fs::symlink(target, root.join(path)).unwrap();
+    let time = rustix::fs::Timespec {
+        tv_sec: 1_000_000_000,
+        tv_nsec: 5,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, root.join(path), &times, flags).unwrap();
+}
+
+/// Gives all directories of a source the same time.
+pub fn settle(root: &Path) {
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                pending.push(entry.path());
+            }
+        }
+        let directory = std::fs::File::open(&path).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_100_000_000, 0);
+        directory.set_modified(time).unwrap();
+    }
+}
