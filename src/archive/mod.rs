@@ -23,4 +23,7 @@ mod walk;
 
 pub use directory::import_directory;
 pub use identity::Identity;
+/// How the names of imports in `staging/` begin.
+pub const IMPORT: &str = "import";
+
 pub use staged::{StagedImport, Statistics};

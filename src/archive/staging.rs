@@ -36,7 +36,7 @@ pub(super) struct Staging {
 impl Staging {
     /// Makes and locks a new one.
     pub(super) fn create(store: &Store) -> Result<Self> {
-        let held = store.stage("import")?;
+        let held = store.stage(super::IMPORT)?;
         let name = held.name().to_owned();
         let path = store.path().join(layout::STAGING).join(&name);
         let about = path.join(layout::OBJECTS);

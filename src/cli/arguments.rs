@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{images, manual, mounts, sharing, stores};
+use super::{images, import, manual, mounts, sharing, stores};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -75,7 +75,7 @@ pub struct DryRun {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Init(stores::Init),
-    Import(images::Import),
+    Import(import::Import),
     Clone(images::Clone),
     Rename(images::Rename),
     Remove(images::Remove),

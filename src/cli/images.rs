@@ -1,4 +1,4 @@
-//! Single images: import, clone, rename, remove, export.
+//! Single images: clone, rename, remove, export.
 
 use std::path::PathBuf;
 
@@ -9,42 +9,6 @@ use super::arguments::DryRun;
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::request::Request;
-use crate::store::catalog::Share;
-
-/// Make an image of a directory or a tar archive
-///
-/// Without --family it joins the family that is most similar (the operating system's name,
-/// version and architecture, then the share of equal files) and says why; where none is, it
-/// founds one, with the imported tree as its base.
-#[derive(Debug, Args)]
-pub struct Import {
-    /// The new image's name
-    name: String,
-    /// A directory; a tar archive, plain or compressed with gzip, xz or zstd; `-` for an archive
-    /// on standard input
-    source: PathBuf,
-    /// Join this family, or found it if there is none of that name
-    #[arg(long, value_name = "FAMILY")]
-    family: Option<String>,
-    /// What a family founded now shares [default: the configuration's `share`, majority]
-    #[arg(long, value_name = "RULE", value_parser = share)]
-    share: Option<Share>,
-    #[command(flatten)]
-    dry: DryRun,
-}
-
-impl Import {
-    pub fn run(self, _: &Session) -> Result<Outcome> {
-        Err(Error::failed(
-            format!("{self:?}"),
-            "this build cannot do it yet",
-        ))
-    }
-}
-
-fn share(text: &str) -> std::result::Result<Share, String> {
-    Share::from_name(text).ok_or_else(|| String::from("use \"majority\" or \"all\""))
-}
 
 /// Make a new image of an image or of a family's base, at once
 #[derive(Debug, Args)]

@@ -4,6 +4,8 @@
 mod arguments;
 mod background;
 mod images;
+mod import;
+mod interrupt;
 mod manual;
 mod mounts;
 mod output;

@@ -6,10 +6,11 @@
 //! node.content          content of one file is promoted, folded or truncated    (long)
 //!   family.change       shared: any change of names or metadata; exclusive: a commit
 //!     names             the image's names, places and sources                    (short: no data is copied)
+//!       listing         what one directory handle has read
 //!       table           number to node
 //!       directories     open private directories
 //!       replaced        open private directories without a name
-//!         node.state    a leaf
+//!         node.state    a leaf; handles and synced, too
 //! ```
 //! Never two of one kind at a time. A change of names: `change.read()`, then `names.write()`;
 //! a look: `names.read()`.
@@ -18,19 +19,30 @@ pub mod acl;
 pub mod attributes;
 mod cover;
 pub mod create;
+pub mod data;
+pub mod directory;
+mod durability;
 pub mod failure;
+pub mod handles;
 pub mod images;
 #[cfg(test)]
 mod name_tests;
 pub mod node;
+pub mod open;
 mod promote;
+mod promote_content;
 mod recover;
 pub mod remove;
 pub mod rename;
 mod resolve;
+pub mod set_attributes;
+pub mod statfs;
 mod symlink;
 pub mod table;
+#[cfg(test)]
+mod test_image;
 mod uncover;
+pub mod xattrs;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -47,7 +59,9 @@ use crate::store::mark::{DirectoryRole, Role};
 use crate::store::metadata::FileType;
 use crate::store::number::Number;
 use crate::store::open::Store;
+use durability::SyncedDirectories;
 use failure::Outcome;
+use handles::Handles;
 use node::{Node, Place, Source};
 use table::Table;
 
@@ -82,6 +96,8 @@ pub struct Filesystem {
     pub(super) root: Arc<Node>,
     /// Private directories that another one was renamed over: only the descriptor leads to them.
     pub(super) replaced: Mutex<HashMap<Number, Arc<OwnedFd>>>,
+    handles: Handles,
+    synced: SyncedDirectories,
 }
 
 impl Filesystem {
@@ -113,6 +129,8 @@ impl Filesystem {
             directories,
             root,
             replaced: Mutex::default(),
+            handles: Handles::default(),
+            synced: SyncedDirectories::default(),
         })
     }
 

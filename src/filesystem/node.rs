@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use parking_lot::Mutex;
 
@@ -41,13 +41,30 @@ pub enum Source {
     PrivateDirectory(DirectoryRole),
 }
 
+/// What an open file is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// An object, open for reading: content must be promoted before it is altered.
+    Object {
+        /// Bytes.
+        size: u64,
+    },
+    /// The private file, open for reading.
+    Private,
+    /// The private file, open for reading and writing: only while the node has writers.
+    Writable,
+}
+
 /// The open file behind all handles of a node: there is one, so that every handle sees every write.
+/// Whoever puts content elsewhere replaces it, with `Filesystem::names` held for writing.
 #[derive(Debug)]
 pub struct OpenFile {
-    /// An object (read-only) or the private file.
+    /// The host file.
     pub file: OwnedFd,
-    /// Opened for reading and writing.
-    pub writable: bool,
+    /// What it is.
+    pub backing: Backing,
+    /// The mark may say times to show: they are dropped before the guest's first change.
+    pub shown_times: AtomicBool,
 }
 
 /// What changes about a node. A leaf lock: nothing is locked or called while it is held.
@@ -76,10 +93,8 @@ pub struct Node {
     pub file_type: FileType,
     /// How many lookups the kernel has not forgotten. Changes under the table's lock only.
     pub(super) lookups: AtomicU64,
-    #[allow(dead_code)]
     /// Handles and operations that write. Raised before anything else, which cancels a fold.
     pub(super) writers: AtomicU32,
-    #[allow(dead_code)]
     /// Held while content is promoted or folded; taken before `Filesystem::names`.
     pub(super) content: Mutex<()>,
     pub(super) state: Mutex<State>,

@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, RenameFlags, statat};
 use rustix::io::Errno;
@@ -108,10 +109,13 @@ impl Filesystem {
     pub(super) fn write_mark(&self, node: &Arc<Node>, mark: &Mark) -> Outcome<()> {
         let host = self.host(node)?.ok_or(Errno::IO)?;
         draft::write_mark(host.directory(self), host.name(), mark)?;
+        let own_times = mark.shown == Shown::default();
+        let mut state = node.state.lock();
         if let Role::Directory(role) = mark.role {
-            let mut state = node.state.lock();
             state.source = Source::PrivateDirectory(role);
-            state.own_times = mark.shown == Shown::default();
+            state.own_times = own_times;
+        } else if let Some(open) = state.open.as_ref().filter(|_| !own_times) {
+            open.shown_times.store(true, Ordering::Release);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::view::{ShownAs, View};
 use crate::error::{Context, Error, Result};
 use crate::store::layer::{self, Layer, PrivateEntry};
 use crate::store::mark::{DirectoryRole, Mark, Role};
-use crate::store::metadata::{Content, SharedInode};
+use crate::store::metadata::{Content, FileType, SharedInode};
 use crate::store::number::Number;
 use crate::store::shared::SharedDirectory;
 
@@ -65,6 +65,17 @@ impl Item {
         match self {
             Item::Private { mark, .. } => mark.number,
             Item::Shared { shown, .. } => shown.number,
+        }
+    }
+
+    /// The type.
+    pub fn file_type(&self) -> FileType {
+        match self {
+            // The host has no others.
+            Item::Private { stat, .. } => {
+                FileType::from_mode(stat.st_mode).unwrap_or(FileType::Regular)
+            }
+            Item::Shared { inode, .. } => inode.content.file_type(),
         }
     }
 

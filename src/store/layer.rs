@@ -173,7 +173,7 @@ fn parse_numbers(names: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Number>> {
 /// All names of a host directory but "." and "..", in no order. The descriptor may be an O_PATH one.
 pub fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    let listing = open_directory(directory, b".", OFlags::RDONLY)?;
+    let listing = open_directory(directory, b".", OFlags::RDONLY | OFlags::NOATIME)?;
     for entry in fs::Dir::new(listing)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{self, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::tree;
@@ -96,6 +96,35 @@ impl Drop for StagingDirectory {
     }
 }
 
+/// How often [`abandon`] goes over what other threads still write.
+const ATTEMPTS: u32 = 100;
+
+/// Removes what this process has staged for `purpose`, for a process that is about to end while
+/// other threads of it still write there.
+///
+/// # Errors
+/// Errors of the file system; what is left goes when the store is opened for writing.
+pub fn abandon(staging: BorrowedFd<'_>, purpose: &str) -> Result<()> {
+    let own = format!("{purpose}-{}-", std::process::id());
+    for name in names(staging)? {
+        if !name.starts_with(own.as_bytes()) {
+            continue;
+        }
+        let mut attempt = 1;
+        while let Err(error) = tree::remove(staging, &name, "staging") {
+            let gone = fs::statat(staging, &name[..], AtFlags::SYMLINK_NOFOLLOW).is_err();
+            if gone {
+                break;
+            }
+            if attempt == ATTEMPTS {
+                return Err(error);
+            }
+            attempt += 1;
+        }
+    }
+    Ok(())
+}
+
 /// Removes everything in `staging` that no living process works in. `rescue` gets the name and
 /// the directory of each before, and may take out what must stay.
 ///
@@ -105,16 +134,7 @@ pub(super) fn empty(
     staging: BorrowedFd<'_>,
     rescue: impl Fn(&[u8], BorrowedFd<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut names = Vec::new();
-    let mut entries = Dir::read_from(staging).about("staging")?;
-    while let Some(entry) = entries.read() {
-        let entry = entry.about("staging")?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    for name in names {
+    for name in names(staging)? {
         let held = match open(staging, &name) {
             Ok(directory) => {
                 if !lock(directory.as_fd()).about("staging")? {
@@ -137,6 +157,19 @@ pub(super) fn empty(
         drop(held);
     }
     Ok(())
+}
+
+fn names(staging: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    let mut entries = Dir::read_from(staging).about("staging")?;
+    while let Some(entry) = entries.read() {
+        let entry = entry.about("staging")?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
 }
 
 fn open(staging: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -180,5 +213,19 @@ mod tests {
         assert!(path.join(held.name()).join("file").exists());
         held.discard().unwrap();
         assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn abandoning_spares_what_others_do() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        let staging: OwnedFd = std::fs::File::open(path).unwrap().into();
+        let own = StagingDirectory::new(staging.as_fd(), "import").unwrap();
+        durable::create(own.directory(), b"file", 0o600).unwrap();
+        let other = StagingDirectory::new(staging.as_fd(), "image").unwrap();
+        std::fs::create_dir(path.join("import-0-0")).unwrap();
+        abandon(staging.as_fd(), "import").unwrap();
+        assert!(!path.join(own.name()).exists());
+        assert!(path.join(other.name()).exists() && path.join("import-0-0").exists());
     }
 }

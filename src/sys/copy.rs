@@ -34,6 +34,21 @@ pub fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, size: u64) -> Result
             Err(Errno::IO)
         };
     }
+    copy_data(source, target, size)
+}
+
+/// Like [`copy`], of the first `size` bytes of a longer file.
+pub fn copy_start(source: BorrowedFd<'_>, target: BorrowedFd<'_>, size: u64) -> Result<()> {
+    if size > 0 && reflink(source, target)? {
+        return match fs::fstat(target)?.st_size as u64 {
+            whole if whole < size => Err(Errno::IO),
+            _ => fs::ftruncate(target, size),
+        };
+    }
+    copy_data(source, target, size)
+}
+
+fn copy_data(source: BorrowedFd<'_>, target: BorrowedFd<'_>, size: u64) -> Result<()> {
     if (fs::fstat(source)?.st_size as u64) < size {
         return Err(Errno::IO);
     }

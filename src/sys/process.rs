@@ -26,3 +26,77 @@ pub fn raise_descriptor_limit() -> rustix::io::Result<()> {
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)
 }
+
+/// A capability (capabilities(7)), by its bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    /// CAP_FSETID
+    FsetId = 4,
+    /// CAP_SYS_ADMIN
+    SysAdmin = 21,
+}
+
+/// What a thread may do, as far as the kernel leaves it to a file server to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    effective: u64,
+    our_namespace: bool,
+}
+
+impl Credentials {
+    /// Whether it has a capability in its user namespace.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.effective & (1 << capability as u32) != 0
+    }
+
+    /// Whether it has a capability in the user namespace of this process.
+    pub fn has_in_our_namespace(&self, capability: Capability) -> bool {
+        self.our_namespace && self.has(capability)
+    }
+}
+
+/// The credentials of a thread; `None` for one that is not there, or not visible from here.
+pub fn credentials(thread: u32) -> Option<Credentials> {
+    if thread == 0 {
+        return None;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let namespace = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
+    let our_namespace = namespace(&thread.to_string()) == namespace("self");
+    parse_status(&status, our_namespace)
+}
+
+fn parse_status(status: &str, our_namespace: bool) -> Option<Credentials> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let groups = field("Groups:")?.split_ascii_whitespace();
+    Some(Credentials {
+        groups: groups.map(str::parse).collect::<Result<_, _>>().ok()?,
+        effective: u64::from_str_radix(field("CapEff:")?.trim(), 16).ok()?,
+        our_namespace,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_understood() {
+        let status = "Name:\tGroups: 1\nGroups:\t4 24 1000 \nCapEff:\t0000000000000010\n";
+        let credentials = parse_status(status, false).unwrap();
+        assert_eq!(credentials.groups, [4, 24, 1000]);
+        assert!(credentials.has(Capability::FsetId));
+        assert!(!credentials.has(Capability::SysAdmin));
+        assert!(!credentials.has_in_our_namespace(Capability::FsetId));
+        assert_eq!(parse_status("Groups:\t\n", true), None);
+    }
+
+    #[test]
+    fn a_thread_is_in_its_own_namespace() {
+        let own = credentials(std::process::id()).unwrap();
+        assert!(own.our_namespace);
+        assert_eq!(credentials(0), None);
+    }
+}

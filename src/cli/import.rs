@@ -1,0 +1,95 @@
+//! import: the source is read, hashed and staged in this process; the daemon, if one runs, only
+//! makes the image of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::Outcome;
+use super::arguments::DryRun;
+use super::interrupt::Interrupt;
+use super::session::Session;
+use crate::archive::{self, StagedImport};
+use crate::error::{Context as _, Error, Result};
+use crate::ops::request::{Call, Request};
+use crate::progress::Progress;
+use crate::store::catalog::{Reads, Share, check_name};
+use crate::store::{Access, Store};
+
+/// Make an image of a directory or a tar archive
+///
+/// Without --family it joins the family that is most similar (the operating system's name,
+/// version and architecture, then the share of equal files) and says why; where none is, it
+/// founds one, with the imported tree as its base.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The new image's name
+    name: String,
+    /// A directory; a tar archive, plain or compressed with gzip, xz or zstd; `-` for an archive
+    /// on standard input
+    source: PathBuf,
+    /// Join this family, or found it if there is none of that name
+    #[arg(long, value_name = "FAMILY")]
+    family: Option<String>,
+    /// What a family founded now shares [default: the configuration's `share`, majority]
+    #[arg(long, value_name = "RULE", value_parser = share)]
+    share: Option<Share>,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+fn share(text: &str) -> std::result::Result<Share, String> {
+    Share::from_name(text).ok_or_else(|| String::from("use \"majority\" or \"all\""))
+}
+
+impl Import {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let store = Arc::new(Store::open(session.store(), Access::Read)?);
+        self.check_name(&store)?;
+        let progress = session.progress();
+        let interrupt = Interrupt::watch(&store, &format!("import {}", self.name))?;
+        let staged = self.stage(&store, &*progress);
+        // Also after an error: it may come from what the interrupt takes away.
+        interrupt.past_the_point();
+        let staged = staged?;
+        for warning in staged.warnings() {
+            log::warn!("{}: {warning}", self.source.display());
+        }
+        let call = Call {
+            request: Request::CommitImport {
+                staged: staged.name().as_bytes().into(),
+                name: self.name,
+                family: self.family,
+                share: self.share.unwrap_or(session.config.share),
+                source: self.source.to_string_lossy().into_owned(),
+            },
+            dry_run: self.dry.dry_run,
+        };
+        let report = session.perform(&call, &*progress)?;
+        drop(progress);
+        drop(staged);
+        session.show(&report, call.dry_run)
+    }
+
+    /// What the commit would refuse anyway is refused before anything is read.
+    fn check_name(&self, store: &Store) -> Result<()> {
+        check_name(&self.name)?;
+        if store.catalog().image_by_name(&self.name)?.is_some() {
+            return Err(
+                Error::failed(format!("name {:?}", self.name), "it is taken")
+                    .remedy("choose another name"),
+            );
+        }
+        Ok(())
+    }
+
+    fn stage(&self, store: &Store, progress: &dyn Progress) -> Result<StagedImport> {
+        progress.message(&format!("reading {}", self.source.display()));
+        let about = self.source.display();
+        if std::fs::metadata(&self.source).about(&about)?.is_dir() {
+            return archive::import_directory(store, &self.source, progress);
+        }
+        Err(Error::failed(about, "this build reads directories only"))
+    }
+}

@@ -1,0 +1,109 @@
+use super::*;
+use crate::filesystem::test_image::TestImage;
+
+fn boxed(names: &[&str]) -> Vec<Box<[u8]>> {
+    names.iter().map(|name| name.as_bytes().into()).collect()
+}
+
+/// All entries behind a cookie, at most `room` of them.
+fn read(image: &TestImage, handle: u64, behind: u64, room: usize) -> Vec<(String, u64, u64)> {
+    let mut entries = Vec::new();
+    let take = &mut |entry: &Entry<'_>| {
+        if entries.len() == room {
+            return false;
+        }
+        let name = String::from_utf8(entry.name.to_vec()).unwrap();
+        entries.push((name, entry.number.get(), entry.cookie));
+        true
+    };
+    image.fs.read_directory(handle, behind, take).unwrap();
+    entries
+}
+
+#[test]
+fn entries_come_once_in_pieces_of_any_size() {
+    let image = TestImage::new();
+    let node = image.node("dir");
+    let handle = image.fs.open_directory(&node).unwrap();
+    let all = read(&image, handle, START, usize::MAX);
+    let mut names: Vec<_> = all.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names[..2], [".", ".."]);
+    names.sort_unstable();
+    assert_eq!(names, [".", "..", "empty", "file", "link", "twin"]);
+    for room in 1..7 {
+        let mut behind = START;
+        let mut pieces = Vec::new();
+        loop {
+            let piece = read(&image, handle, behind, room);
+            let Some((_, _, cookie)) = piece.last() else {
+                break;
+            };
+            behind = *cookie;
+            pieces.extend(piece);
+        }
+        assert_eq!(pieces, all);
+    }
+    assert_eq!(all[0].1, node.number.get());
+    assert_eq!(all[1].1, 1);
+    image.fs.release(handle);
+}
+
+#[test]
+fn a_listing_with_attributes_counts_lookups_of_what_was_taken() {
+    let image = TestImage::new();
+    let node = image.node("dir");
+    let nodes = image.fs.nodes();
+    let handle = image.fs.open_directory(&node).unwrap();
+    let mut taken = Vec::new();
+    let take = &mut |entry: &Entry<'_>, attributes: &Attributes| {
+        assert_eq!(entry.number, attributes.number);
+        if taken.len() == 4 {
+            return false;
+        }
+        taken.push(entry.number);
+        true
+    };
+    image.fs.read_directory_plus(handle, START, take).unwrap();
+    assert_eq!(image.fs.nodes(), nodes + 2);
+    for number in &taken[2..] {
+        image.fs.forget(*number, 1);
+    }
+    assert_eq!(image.fs.nodes(), nodes);
+    image.fs.release(handle);
+}
+
+#[test]
+fn names_alike_get_cookies_of_their_own_that_stay() {
+    let alike = |name: &[u8]| if name[0] == b'x' { 100 } else { 200 };
+    let names = |listing: &Listing| {
+        let mut names: Vec<_> = listing.0.clone();
+        names.sort_by(|left, right| left.1.cmp(&right.1));
+        names
+            .into_iter()
+            .map(|(cookie, _)| cookie)
+            .collect::<Vec<_>>()
+    };
+    let first = Listing::new(
+        boxed(&["xc", "xb", "y"]).into_iter(),
+        &Listing::default(),
+        alike,
+    );
+    assert_eq!(names(&first), [100, 101, 200]);
+    // One of them goes, another comes: who stayed keeps its cookie.
+    let second = Listing::new(boxed(&["xa", "xc", "y"]).into_iter(), &first, alike);
+    assert_eq!(names(&second), [102, 101, 200]);
+    assert!(second.0.is_sorted());
+    let end = |_: &[u8]| END - 1;
+    let wrapped = Listing::new(boxed(&["a", "b"]).into_iter(), &Listing::default(), end);
+    assert_eq!(names(&wrapped), [END - 1, FIRST]);
+}
+
+#[test]
+fn cookies_are_positions_that_fit_into_an_offset() {
+    for name in ["a", "b", "file", "\u{ff}"] {
+        let cookie = cookie_of(name.as_bytes());
+        assert!((FIRST..END).contains(&cookie));
+    }
+    // Part of what nfsd and programs keep across remounts: never change it.
+    assert_eq!(cookie_of(b"file"), 1991699577349446718);
+}

@@ -1,0 +1,156 @@
+//! Handles: what open(2) and opendir(3) of a live image give.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::Filesystem;
+use super::directory::Listing;
+use super::failure::Outcome;
+use super::node::{Backing, Node};
+
+/// All open handles, by the id that the kernel was told. A leaf lock.
+#[derive(Default)]
+pub(super) struct Handles {
+    last: AtomicU64,
+    open: Mutex<HashMap<u64, Handle>>,
+}
+
+#[derive(Clone)]
+enum Handle {
+    File(Arc<FileHandle>),
+    Directory(Arc<DirectoryHandle>),
+}
+
+/// An open regular file.
+pub(super) struct FileHandle {
+    pub(super) node: Arc<Node>,
+    /// Present when it was opened for writing.
+    pub(super) writer: Option<Writer>,
+}
+
+/// An open directory.
+pub(super) struct DirectoryHandle {
+    pub(super) node: Arc<Node>,
+    /// The names as they were when reading began; `None` before.
+    pub(super) listing: Mutex<Option<Arc<Listing>>>,
+}
+
+/// One of a node's writers, as long as it lives. While there is one the node is not folded.
+pub(super) struct Writer(Arc<Node>);
+
+impl Writer {
+    /// To be made before `node.content` is taken: a fold that has it gives up.
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        node.writers.fetch_add(1, Ordering::SeqCst);
+        Self(node.clone())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        let last = self.0.writers.fetch_sub(1, Ordering::SeqCst) == 1;
+        // A descriptor open for writing would keep fold from its read lease.
+        let writable = matches!(&state.open, Some(open) if open.backing == Backing::Writable);
+        if last && (writable || state.handles == 0) {
+            state.open = None;
+        }
+    }
+}
+
+impl FileHandle {
+    /// Counts as a handle of the node from now on.
+    pub(super) fn new(node: Arc<Node>, writer: Option<Writer>) -> Self {
+        node.state.lock().handles += 1;
+        Self { node, writer }
+    }
+}
+
+impl Drop for FileHandle {
+    fn drop(&mut self) {
+        let mut state = self.node.state.lock();
+        state.handles -= 1;
+        // The writers may be operations without a handle; the last of them closes it.
+        if state.handles == 0 && self.node.writers.load(Ordering::SeqCst) == 0 {
+            state.open = None;
+        }
+    }
+}
+
+impl DirectoryHandle {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        node.state.lock().handles += 1;
+        Self {
+            node,
+            listing: Mutex::new(None),
+        }
+    }
+}
+
+impl Drop for DirectoryHandle {
+    fn drop(&mut self) {
+        self.node.state.lock().handles -= 1;
+    }
+}
+
+impl Handles {
+    fn insert(&self, handle: Handle) -> u64 {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.lock().insert(id, handle);
+        id
+    }
+
+    pub(super) fn insert_file(&self, handle: FileHandle) -> u64 {
+        self.insert(Handle::File(Arc::new(handle)))
+    }
+
+    pub(super) fn insert_directory(&self, handle: DirectoryHandle) -> u64 {
+        self.insert(Handle::Directory(Arc::new(handle)))
+    }
+
+    /// The open file of an id.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub(super) fn file(&self, id: u64) -> Outcome<Arc<FileHandle>> {
+        match self.open.lock().get(&id) {
+            Some(Handle::File(handle)) => Ok(handle.clone()),
+            _ => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// The open directory of an id.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub(super) fn directory(&self, id: u64) -> Outcome<Arc<DirectoryHandle>> {
+        match self.open.lock().get(&id) {
+            Some(Handle::Directory(handle)) => Ok(handle.clone()),
+            _ => Err(Errno::BADF.into()),
+        }
+    }
+}
+
+impl Filesystem {
+    /// Closes a handle, of a file or a directory. The kernel does so when nothing uses it any more.
+    pub fn release(&self, id: u64) {
+        let Some(handle) = self.handles.open.lock().remove(&id) else {
+            return;
+        };
+        let node = match &handle {
+            Handle::File(handle) => handle.node.clone(),
+            Handle::Directory(handle) => handle.node.clone(),
+        };
+        drop(handle);
+        self.done(node);
+    }
+
+    /// How many handles are open.
+    pub fn open_handles(&self) -> usize {
+        self.handles.open.lock().len()
+    }
+}

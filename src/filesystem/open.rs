@@ -1,0 +1,247 @@
+//! Opening regular files.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+use rustix::fs::{self, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Filesystem;
+use super::failure::{Failure, Outcome};
+use super::handles::{FileHandle, Writer};
+use super::node::{Backing, Node, OpenFile, Source};
+use super::resolve::Host;
+use crate::error::Error;
+use crate::store::digest::Digest;
+use crate::store::mark::{self, Mark, Role, Shown};
+use crate::store::metadata::{Content, FileType};
+use crate::sys::xattr;
+
+/// How a file is opened: what of open(2)'s flags is left to us. O_APPEND is not: the kernel gives
+/// each write its offset, under the inode's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenFlags {
+    /// O_WRONLY or O_RDWR.
+    pub write: bool,
+    /// O_TRUNC.
+    pub truncate: bool,
+}
+
+impl OpenFlags {
+    /// From open(2)'s flags.
+    pub fn from_raw(flags: i32) -> Self {
+        Self {
+            write: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            truncate: flags & libc::O_TRUNC != 0,
+        }
+    }
+}
+
+/// How often an open for writing tries again, each millisecond, while somebody has a read lease.
+const LEASE_PATIENCE: u32 = 5000;
+
+/// Proof that `node.content` is held.
+pub(super) type ContentGuard<'a> = MutexGuard<'a, ()>;
+
+impl Filesystem {
+    /// Opens a regular file; [`Filesystem::release`] closes it. A file whose content is an object
+    /// stays one until the first write; O_TRUNC makes it a private file without copying anything.
+    ///
+    /// May wait for a fold or a promotion of the file when it opens for writing.
+    ///
+    /// # Errors
+    /// EIO when the content is not there as it should be. The kernel refuses what permissions,
+    /// read-only mounts and running programs (ETXTBSY) forbid, and opens special files itself.
+    pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<u64> {
+        match node.file_type {
+            FileType::Regular => {}
+            FileType::Directory => return Err(Errno::ISDIR.into()),
+            FileType::Symlink => return Err(Errno::LOOP.into()),
+            _ => return Err(Errno::NXIO.into()),
+        }
+        let write = flags.write || flags.truncate;
+        let writer = write.then(|| Writer::new(node));
+        let handle = FileHandle::new(node.clone(), writer);
+        if write {
+            let content = node.content.lock();
+            if flags.truncate {
+                self.resize(node, &content, 0)?;
+            } else {
+                self.open_to_write(node, &content)?;
+            }
+        } else {
+            self.open_to_read(node)?;
+        }
+        Ok(self.handles.insert_file(handle))
+    }
+
+    /// The open file of a node that has a handle or writer, opened now if it is not.
+    pub(super) fn open_to_read(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
+        if let Some(open) = &node.state.lock().open {
+            return Ok(open.clone());
+        }
+        let _names = self.names.read();
+        let opened = Arc::new(self.open_host(node, OFlags::RDONLY)?);
+        Ok(node.state.lock().open.get_or_insert(opened).clone())
+    }
+
+    /// Likewise for a writer: the private file opened for writing, unless content is an object.
+    pub(super) fn open_to_write(
+        &self,
+        node: &Arc<Node>,
+        _content: &ContentGuard<'_>,
+    ) -> Outcome<Arc<OpenFile>> {
+        let open = node.state.lock().open.clone();
+        if let Some(open) = open.filter(|open| open.backing != Backing::Private) {
+            return Ok(open);
+        }
+        let mut patience = LEASE_PATIENCE;
+        loop {
+            let names = self.names.read();
+            match self.open_host(node, OFlags::RDWR) {
+                Ok(opened) => {
+                    let opened = Arc::new(opened);
+                    node.state.lock().open = Some(opened.clone());
+                    return Ok(opened);
+                }
+                // A read lease: its holder has just been told to give it back.
+                Err(Failure::Refused(Errno::AGAIN)) if patience > 0 => patience -= 1,
+                Err(failure) => return Err(failure),
+            }
+            drop(names);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Opens what a node's content is now. With `names` held.
+    fn open_host(&self, node: &Arc<Node>, access: OFlags) -> Outcome<OpenFile> {
+        if let Source::Shared(shared) = node.source() {
+            let inode = self.shared_inode(node, shared)?;
+            return match inode.content {
+                Content::Regular { size, digest } => self.open_object(digest, size),
+                _ => Err(Errno::IO.into()),
+            };
+        }
+        let host = self.host(node)?.ok_or(Errno::ISDIR)?;
+        let file = open_private(self, &host, access)?;
+        let bytes = xattr::get_descriptor(file.as_fd(), mark::NAME.as_bytes())?;
+        let mark = bytes.and_then(|bytes| Mark::decode(&bytes).ok());
+        match mark.map(|mark| (mark.role, mark.shown)) {
+            Some((Role::File, shown)) => Ok(OpenFile {
+                file,
+                backing: match access.contains(OFlags::RDWR) {
+                    true => Backing::Writable,
+                    false => Backing::Private,
+                },
+                shown_times: AtomicBool::new(shown != Shown::default()),
+            }),
+            Some((Role::Stub { digest }, _)) => {
+                let size = fs::fstat(&file)?.st_size as u64;
+                self.open_object(Some(digest), size)
+            }
+            _ => Err(Errno::BADMSG.into()),
+        }
+    }
+
+    /// Opens an object.
+    ///
+    /// # Errors
+    /// EIO when there is none, or it has not the size that it must have: rather than wrong bytes.
+    fn open_object(&self, digest: Option<Digest>, size: u64) -> Outcome<OpenFile> {
+        let file = match digest {
+            Some(digest) => {
+                let file = self.store.objects().open(&digest)?;
+                let found = fs::fstat(&file)?.st_size as u64;
+                if found != size {
+                    let object = format!("object {digest}");
+                    let cause = format!("it has {found} bytes instead of {size}");
+                    return Err(Error::failed(object, cause)
+                        .remedy("run `foldfs check --content`")
+                        .into());
+                }
+                file
+            }
+            // Content of length 0 has no object.
+            None => fs::memfd_create("foldfs-empty", MemfdFlags::CLOEXEC)?,
+        };
+        Ok(OpenFile {
+            file,
+            backing: Backing::Object { size },
+            shown_times: AtomicBool::new(false),
+        })
+    }
+
+    /// How many bytes the first change of a file's content would copy; `None` if it is a private
+    /// file. For the caller to decide which thread does it.
+    pub fn needs_promotion(&self, node: &Arc<Node>) -> Outcome<Option<u64>> {
+        if node.file_type != FileType::Regular {
+            return Ok(None);
+        }
+        let open = node.state.lock().open.clone();
+        let backing = match open {
+            Some(open) => open.backing,
+            None => {
+                let _names = self.names.read();
+                self.open_host(node, OFlags::RDONLY)?.backing
+            }
+        };
+        Ok(match backing {
+            Backing::Object { size } => Some(size),
+            Backing::Private | Backing::Writable => None,
+        })
+    }
+
+    /// Like [`Filesystem::needs_promotion`], of an open file.
+    pub fn handle_needs_promotion(&self, handle: u64) -> Outcome<Option<u64>> {
+        let handle = self.handles.file(handle)?;
+        self.needs_promotion(&handle.node)
+    }
+
+    /// The open file of a node with a writer, ready to be changed by the guest: content is private,
+    /// the times are the host's.
+    pub(super) fn open_to_change(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
+        let open = node.state.lock().open.clone();
+        if let Some(open) = open.filter(is_ready) {
+            return Ok(open);
+        }
+        let content = node.content.lock();
+        self.open_to_change_locked(node, &content)
+    }
+
+    pub(super) fn open_to_change_locked(
+        &self,
+        node: &Arc<Node>,
+        content: &ContentGuard<'_>,
+    ) -> Outcome<Arc<OpenFile>> {
+        let mut open = self.open_to_write(node, content)?;
+        if let Backing::Object { .. } = open.backing {
+            open = self.promote_content(node, content, None)?;
+        }
+        if open.shown_times.load(Ordering::Acquire) {
+            let _change = self.change.read();
+            let _names = self.names.write();
+            self.drop_shown(node)?;
+            open.shown_times.store(false, Ordering::Release);
+        }
+        Ok(open)
+    }
+}
+
+fn is_ready(open: &Arc<OpenFile>) -> bool {
+    open.backing == Backing::Writable && !open.shown_times.load(Ordering::Acquire)
+}
+
+/// Opens a file of the private layer. O_NONBLOCK, so that an open for writing does not stop this
+/// thread, with `names` held, while somebody has a read lease: EAGAIN.
+pub(super) fn open_private(
+    filesystem: &Filesystem,
+    host: &Host,
+    access: OFlags,
+) -> Outcome<OwnedFd> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOATIME;
+    let directory = host.directory(filesystem);
+    Ok(fs::openat(directory, host.name(), flags, Mode::empty())?)
+}

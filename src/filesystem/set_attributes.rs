@@ -1,0 +1,154 @@
+//! chmod(2), chown(2), utimensat(2), truncate(2).
+//!
+//! Who may do it is checked by the kernel (`default_permissions`), which also clears the set-gid bit
+//! of a mode that comes from somebody outside the file's group. What chown(2) clears (set-id bits,
+//! security.capability) the host clears, as it does for every caller.
+
+use std::sync::Arc;
+
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::Filesystem;
+use super::attributes::Attributes;
+use super::data::SetId;
+use super::failure::Outcome;
+use super::node::Node;
+use super::resolve::Host;
+use crate::store::mark::Shown;
+use crate::store::metadata::{FileType, Time};
+use crate::sys::durable;
+
+/// A time to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewTime {
+    /// The host's time of the change.
+    Now,
+    /// This one.
+    At(Time),
+}
+
+/// What is to be changed of an inode; `None` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changes {
+    /// 07777 of st_mode.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes of a regular file.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<NewTime>,
+    /// Last modification.
+    pub mtime: Option<NewTime>,
+    /// What becomes of set-id bits when the size is set.
+    pub set_id: SetId,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            uid: None,
+            gid: None,
+            size: None,
+            atime: None,
+            mtime: None,
+            set_id: SetId::Keep,
+        }
+    }
+}
+
+impl Changes {
+    fn of_metadata(&self) -> bool {
+        self.mode.is_some()
+            || self.uid.is_some()
+            || self.gid.is_some()
+            || self.atime.is_some()
+            || self.mtime.is_some()
+    }
+}
+
+impl Filesystem {
+    /// Changes attributes and gives the new ones. Works alike with and without a handle: what is
+    /// open is reached through its node, unlinked or not. Setting the size may promote content
+    /// ([`Filesystem::needs_promotion`]).
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL for the size of what has none; EOPNOTSUPP for the mode of a symlink; the
+    /// host's.
+    pub fn set_attributes(&self, node: &Arc<Node>, changes: &Changes) -> Outcome<Attributes> {
+        if node.file_type == FileType::Symlink && changes.mode.is_some() {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        if let Some(size) = changes.size {
+            match node.file_type {
+                FileType::Regular => self.resize_requested(node, size, changes.set_id)?,
+                FileType::Directory => return Err(Errno::ISDIR.into()),
+                _ => return Err(Errno::INVAL.into()),
+            }
+        }
+        if !changes.of_metadata() {
+            return self.attributes(node);
+        }
+        let _change = self.change.read();
+        let _names = self.names.write();
+        self.change_metadata(node, |host| self.apply(host, changes))?;
+        self.attributes_of(node)
+    }
+
+    fn apply(&self, host: &Host, changes: &Changes) -> Outcome<()> {
+        let (directory, name) = (host.directory(self), host.name());
+        if changes.uid.is_some() || changes.gid.is_some() {
+            durable::chown(directory, name, changes.uid, changes.gid)?;
+        }
+        // After the owner, which clears bits of it.
+        if let Some(mode) = changes.mode {
+            durable::chmod(directory, name, mode & 0o7777)?;
+        }
+        if changes.atime.is_some() || changes.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(changes.atime),
+                last_modification: timespec(changes.mtime),
+            };
+            durable::set_times(directory, name, &times)?;
+        }
+        Ok(())
+    }
+
+    /// A change by the guest of a node's metadata, which becomes the image's own first. If it
+    /// fails, nothing of that shows. With `change` held shared and `names` for writing.
+    pub(super) fn change_metadata(
+        &self,
+        node: &Arc<Node>,
+        change: impl FnOnce(&Host) -> Outcome<()>,
+    ) -> Outcome<()> {
+        match node.file_type {
+            FileType::Directory => self.own_directory(node)?,
+            _ => self.stub(node)?,
+        }
+        let (_, mark) = self.host_inode(node)?;
+        // First: after a crash in between, ctime is newer than it need be, not older.
+        self.drop_shown(node)?;
+        let host = self.host(node)?.ok_or(Errno::IO)?;
+        let outcome = change(&host);
+        if outcome.is_err() && mark.shown != Shown::default() {
+            self.write_mark(node, &mark)?;
+        }
+        outcome
+    }
+}
+
+fn timespec(time: Option<NewTime>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, UTIME_OMIT),
+        Some(NewTime::Now) => (0, UTIME_NOW),
+        Some(NewTime::At(time)) => (time.seconds, time.nanoseconds.into()),
+    };
+    Timespec { tv_sec, tv_nsec }
+}
+
+#[cfg(test)]
+mod tests;
