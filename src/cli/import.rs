@@ -48,7 +48,7 @@ impl Import {
         let store = Arc::new(Store::open(session.store(), Access::Read)?);
         self.check_name(&store)?;
         let progress = session.progress();
-        let interrupt = Interrupt::watch(&store, &format!("import {}", self.name))?;
+        let interrupt = Interrupt::watch(&store, &format!("import {}", self.name), session.json)?;
         let staged = self.stage(&store, &*progress);
         // Also after an error: it may come from what the interrupt takes away.
         interrupt.past_the_point();
@@ -77,7 +77,7 @@ impl Import {
         check_name(&self.name)?;
         if store.catalog().image_by_name(&self.name)?.is_some() {
             return Err(
-                Error::failed(format!("name {:?}", self.name), "it is taken")
+                Error::failed(format!("name {:?}", self.name), "it exists already")
                     .remedy("choose another name"),
             );
         }

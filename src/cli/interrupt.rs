@@ -21,11 +21,11 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// From now on a signal removes what this process has staged in `store`, says that `what` was
-    /// interrupted, and ends the process.
+    /// interrupted (`json`: as JSON), and ends the process.
     ///
     /// # Errors
     /// No more threads or descriptors.
-    pub fn watch(store: &Arc<Store>, what: &str) -> Result<Self> {
+    pub fn watch(store: &Arc<Store>, what: &str, json: bool) -> Result<Self> {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).about("signals")?;
         let handle = signals.handle();
         let committing = Arc::new(Mutex::new(false));
@@ -35,7 +35,7 @@ impl Interrupt {
                 // Held to the end: who comes to the commit now does not get there.
                 let committing = seen.lock();
                 if !*committing {
-                    end(&store, &what, signal);
+                    end(&store, &what, json, signal);
                 }
             }
         };
@@ -59,14 +59,14 @@ impl Drop for Interrupt {
     }
 }
 
-fn end(store: &Store, what: &str, signal: i32) {
+fn end(store: &Store, what: &str, json: bool, signal: i32) {
     match staging::abandon(store.staging(), IMPORT) {
         Ok(()) => {}
         // It goes when the store is opened for writing the next time.
         Err(error) => log::info!("{error}"),
     }
     let error = Error::failed(what, "it was interrupted").remedy("nothing was changed");
-    super::output::print_error(&error, false);
+    super::output::print_error(&error, json);
     if let Err(error) = emulate_default_handler(signal) {
         log::error!("signal {signal}: {error}");
     }

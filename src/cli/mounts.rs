@@ -57,13 +57,12 @@ impl Mount {
 }
 
 fn existing_directory(path: &Path) -> Result<PathBuf> {
-    let directory = path.canonicalize().about(path.display()).map_err(|error| {
-        if error.errno == Some(libc::ENOTCONN) {
-            error.remedy("its daemon is gone: run foldfs unmount on it first")
-        } else {
-            error.remedy("name an existing directory")
-        }
-    })?;
+    let directory = match path.canonicalize() {
+        // What a killed daemon left there is unmounted by the one that starts now.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => return mount_point(path),
+        outcome => outcome.about(path.display()),
+    };
+    let directory = directory.map_err(|error| error.remedy("name an existing directory"))?;
     if directory.is_dir() {
         Ok(directory)
     } else {

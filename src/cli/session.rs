@@ -35,7 +35,8 @@ pub struct Session {
     pub config_file: Option<PathBuf>,
     /// `-v`, so many times.
     pub verbose: u8,
-    json: bool,
+    /// `--json`.
+    pub json: bool,
     quiet: bool,
 }
 

@@ -45,9 +45,8 @@ pub fn plan(context: &Context, from: &str, to: &str) -> Result<Plan> {
         None => return Err(super::unknown_name(from)),
     };
     if from != to && catalog.image_by_name(to)?.is_some() {
-        return Err(
-            Error::failed(format!("name {to:?}"), "it is taken").remedy("choose another name")
-        );
+        return Err(Error::failed(format!("name {to:?}"), "it exists already")
+            .remedy("choose another name"));
     }
     Ok(Plan {
         from: from.to_owned(),

@@ -49,6 +49,20 @@ pub fn unmount(store: &Path, directory: &Path, dry_run: bool) -> Result<Report> 
     Ok(Report::Unmount(MountReport { mounts }))
 }
 
+/// Unmounts all that `store`'s last daemon left, wherever: for the next one, as it starts.
+///
+/// # Errors
+/// The kernel's.
+pub fn clear(store: &Path) -> Result<()> {
+    for (mount, image) in left_by(store, mount_table::mounts()?).into_iter().rev() {
+        let point = mount.point.display();
+        log::warn!("{point}: unmounting {image}, whose daemon was killed");
+        rustix::mount::unmount(&mount.point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .about(point)?;
+    }
+    Ok(())
+}
+
 /// The mounts that show images of `store`, each with the name that its image had.
 fn left_by(store: &Path, mounts: Vec<Mount>) -> Vec<(Mount, String)> {
     let prefix = mount_table::source_of(store, "");

@@ -14,7 +14,7 @@ impl Transaction<'_> {
     fn check_free(&self, name: &str) -> Result<()> {
         check_name(name)?;
         if self.family_by_name(name)?.is_some() || self.image_by_name(name)?.is_some() {
-            return Err(Error::failed(format!("name {name:?}"), "it is taken")
+            return Err(Error::failed(format!("name {name:?}"), "it exists already")
                 .remedy("choose another name"));
         }
         Ok(())
