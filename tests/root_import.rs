@@ -1,5 +1,12 @@
 //! Importing: founding a family, joining one. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should panic"
+)]
+
 mod family;
 
 use family::{Fixture, assert_shows, settle, write};

@@ -1,5 +1,12 @@
 //! Placement: what lies in the shared layer, and that no view ever shows it. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should panic"
+)]
+
 mod family;
 
 use std::path::Path;

@@ -10,7 +10,10 @@ use super::background;
 use super::session::{Counterpart, Session};
 use crate::error::{Context, Error, Result};
 use crate::ops::request::{Call, MountOptions, Request};
+use crate::serve::control_server::Performer;
+use crate::serve::daemon::{self, Lifetime};
 use crate::serve::dead_mounts;
+use crate::sys::{lease, memory, process};
 
 /// Mount an image, or all of them as DIR/IMAGE
 ///
@@ -139,15 +142,17 @@ impl Daemon {
     }
 }
 
-/// When a daemon ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lifetime {
-    UntilSignal,
-    UntilUnmounted,
-}
-
 /// Serves the store in this process; performs `first` before.
-fn serve(_: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<Outcome> {
-    let what = format!("daemon ({lifetime:?}, {first:?})");
-    Err(Error::failed(what, "this build has none yet"))
+fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<Outcome> {
+    memory::map_large_allocations();
+    lease::ignore_break_signal();
+    process::raise_descriptor_limit().about("the limit of open files")?;
+    let context = session.open(true)?;
+    let daemon = daemon::Daemon::new(context, session.socket(), session.config.session_threads)?;
+    if let Some(call) = first {
+        let report = daemon.perform(call, &*session.progress())?;
+        session.show(&report, false)?;
+    }
+    daemon.run(lifetime)?;
+    Ok(Outcome::Done)
 }

@@ -2,6 +2,9 @@
 
 pub mod control_client;
 pub mod control_server;
+pub mod daemon;
 pub mod dead_mounts;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod mount_table;
 pub mod protocol;

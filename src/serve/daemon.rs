@@ -1,0 +1,366 @@
+//! The daemon: one process that holds the store's lock, serves all its mounts and carries out what
+//! comes over the control socket.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::control_server::{ControlServer, Performer};
+use super::fuse::adapter::{self, Adapter};
+use super::fuse::mount::Mounted;
+use super::mount_table;
+use crate::error::{Context as _, Error, Result};
+use crate::ops::Context;
+use crate::ops::report::{MountReport, MountedImage, Report};
+use crate::ops::request::{Call, MountOptions, Request};
+use crate::path_bytes::PathBytes;
+use crate::progress::Progress;
+use crate::store::catalog::{Image, ImageRole, Reads};
+use crate::store::number::ImageId;
+
+/// How long a daemon that ends with its last mount waits for its first.
+const FIRST_MOUNT: Duration = Duration::from_secs(30);
+
+/// How often mounts are looked at that somebody may have unmounted with umount(8).
+const LOOK: Duration = Duration::from_millis(500);
+
+/// When a daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// At SIGTERM or SIGINT.
+    UntilSignal,
+    /// Then, or after its last mount is gone.
+    UntilUnmounted,
+}
+
+struct Serving {
+    image: ImageId,
+    name: String,
+    mounted: Mounted,
+}
+
+#[derive(Default)]
+struct Work {
+    /// Calls being carried out.
+    calls: usize,
+    /// No more are taken.
+    ending: bool,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    context: Context,
+    socket: PathBuf,
+    session_threads: usize,
+    mounts: Mutex<Vec<Serving>>,
+    work: Mutex<Work>,
+    changed: Condvar,
+    was_mounted: AtomicBool,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+impl Daemon {
+    /// A daemon for the store of `context`, which is open for writing.
+    pub fn new(context: Context, socket: PathBuf, session_threads: usize) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            context,
+            socket,
+            session_threads,
+            mounts: Mutex::default(),
+            work: Mutex::default(),
+            changed: Condvar::new(),
+            was_mounted: AtomicBool::new(false),
+            pool: adapter::pool()?,
+        }))
+    }
+
+    /// Serves until it is time to end. All mounts are gone afterwards: in use or not, because what
+    /// they would be served by is.
+    ///
+    /// # Errors
+    /// The socket or the signals cannot be set up.
+    pub fn run(self: &Arc<Self>, lifetime: Lifetime) -> Result<()> {
+        let server = ControlServer::bind(&self.socket)?;
+        self.end_on_signal()?;
+        self.watch_mounts(lifetime)?;
+        log::info!("serving {}", self.socket.display());
+        server.serve(self, || !self.work.lock().ending);
+        let mut work = self.work.lock();
+        while work.calls > 0 {
+            self.changed.wait(&mut work);
+        }
+        drop(work);
+        self.unmount_all();
+        Ok(())
+    }
+
+    fn end_on_signal(self: &Arc<Self>) -> Result<()> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals =
+            signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).about("signals")?;
+        let daemon = self.clone();
+        let wait = move || {
+            if let Some(signal) = signals.forever().next() {
+                log::info!("signal {signal}: ending");
+                daemon.end();
+            }
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(wait)
+            .about("a thread")?;
+        Ok(())
+    }
+
+    /// Forgets mounts that are gone, and ends the daemon when that is its lifetime.
+    fn watch_mounts(self: &Arc<Self>, lifetime: Lifetime) -> Result<()> {
+        let daemon = self.clone();
+        let started = Instant::now();
+        let watch = move || {
+            loop {
+                std::thread::sleep(LOOK);
+                let idle = {
+                    let mut mounts = daemon.mounts.lock();
+                    mounts.retain(|serving| !serving.mounted.is_gone());
+                    daemon.publish(&mounts);
+                    mounts.is_empty()
+                };
+                let mut work = daemon.work.lock();
+                if work.ending {
+                    return;
+                }
+                let waited =
+                    daemon.was_mounted.load(Ordering::Relaxed) || started.elapsed() > FIRST_MOUNT;
+                if lifetime == Lifetime::UntilUnmounted && idle && waited && work.calls == 0 {
+                    work.ending = true;
+                    drop(work);
+                    log::info!("the last mount is gone: ending");
+                    daemon.wake();
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("mounts".into())
+            .spawn(watch)
+            .about("a thread")?;
+        Ok(())
+    }
+
+    fn end(&self) {
+        self.work.lock().ending = true;
+        self.wake();
+    }
+
+    /// Makes the control server look whether to go on.
+    fn wake(&self) {
+        if let Err(error) = std::os::unix::net::UnixStream::connect(&self.socket) {
+            log::debug!("waking the control socket: {error}");
+        }
+    }
+
+    /// Tells the operations what is mounted where.
+    fn publish(&self, mounts: &[Serving]) {
+        let mounted = mounts
+            .iter()
+            .map(|serving| (serving.image, serving.mounted.directory().to_owned()))
+            .collect();
+        self.context.set_mounted(mounted);
+    }
+
+    fn unmount_all(&self) {
+        let mut mounts = self.mounts.lock();
+        for serving in mounts.iter_mut() {
+            if let Err(error) = serving.mounted.unmount() {
+                log::warn!("{error}");
+                serving.mounted.detach();
+            }
+        }
+        mounts.clear();
+        self.publish(&mounts);
+    }
+
+    /// The images that a request to mount means, each with its directory.
+    fn mount_targets(&self, name: Option<&str>, directory: &Path) -> Result<Vec<(Image, PathBuf)>> {
+        let catalog = self.context.store.catalog();
+        let Some(name) = name else {
+            let images = catalog
+                .images()?
+                .into_iter()
+                .filter(|image| image.role == ImageRole::Guest);
+            let images = images.map(|image| {
+                let below = directory.join(&image.name);
+                (image, below)
+            });
+            return Ok(images.collect());
+        };
+        match catalog.image_by_name(name)? {
+            Some(image) => Ok(vec![(image, directory.to_owned())]),
+            None => Err(
+                Error::failed(format!("image {name:?}"), "there is no such image")
+                    .remedy("`foldfs list` shows all images"),
+            ),
+        }
+    }
+
+    fn mount(
+        &self,
+        name: Option<&str>,
+        directory: &Path,
+        options: MountOptions,
+        dry_run: bool,
+    ) -> Result<Report> {
+        let targets = self.mount_targets(name, directory)?;
+        let mut mounts = self.mounts.lock();
+        mounts.retain(|serving| !serving.mounted.is_gone());
+        for (image, _) in &targets {
+            if let Some(serving) = mounts.iter().find(|serving| serving.image == image.id) {
+                let place = serving.mounted.directory().display();
+                let cause = format!("it is mounted on {place} already");
+                return Err(Error::busy(format!("image {:?}", image.name), cause)
+                    .remedy("use it there, or unmount it first"));
+            }
+            if image.role == ImageRole::Base && !options.read_only {
+                let cause = "it is a family's base, on which no guest runs";
+                return Err(Error::failed(format!("image {:?}", image.name), cause)
+                    .remedy("clone it and mount the clone, or look at it with -o ro"));
+            }
+        }
+        let report = targets.iter().map(|(image, place)| MountedImage {
+            image: image.name.clone(),
+            directory: PathBytes::from(place.clone()),
+        });
+        let report = Report::Mount(MountReport {
+            mounts: report.collect(),
+        });
+        if dry_run {
+            return Ok(report);
+        }
+        let before = mounts.len();
+        for (image, place) in targets {
+            match self.serve_image(&image, &place, options, name.is_none()) {
+                Ok(mounted) => {
+                    mounts.push(Serving {
+                        image: image.id,
+                        name: image.name,
+                        mounted,
+                    });
+                }
+                Err(error) => {
+                    for mut serving in mounts.drain(before..) {
+                        if let Err(error) = serving.mounted.unmount() {
+                            log::warn!("image {:?}: {error}", serving.name);
+                        }
+                    }
+                    self.publish(&mounts);
+                    return Err(error);
+                }
+            }
+        }
+        self.was_mounted.store(true, Ordering::Relaxed);
+        self.publish(&mounts);
+        Ok(report)
+    }
+
+    fn serve_image(
+        &self,
+        image: &Image,
+        directory: &Path,
+        options: MountOptions,
+        make: bool,
+    ) -> Result<Mounted> {
+        if make {
+            match std::fs::create_dir(directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error).about(directory.display());
+                }
+                _ => {}
+            }
+        }
+        let filesystem = self.context.images.filesystem(image.id)?;
+        let adapter = Adapter::new(filesystem, self.pool.clone());
+        let source = mount_table::source_of(self.context.store.path(), &image.name);
+        Mounted::new(adapter, directory, source, options, self.session_threads)
+    }
+
+    /// Unmounts the image on `directory`, or all on directories directly below it.
+    fn unmount(&self, directory: &Path, dry_run: bool) -> Result<Report> {
+        let mut mounts = self.mounts.lock();
+        let exact = mounts
+            .iter()
+            .any(|serving| serving.mounted.directory() == directory);
+        let meant = |serving: &Serving| {
+            let place = serving.mounted.directory();
+            if exact {
+                place == directory
+            } else {
+                place.parent() == Some(directory)
+            }
+        };
+        let report: Vec<_> = mounts
+            .iter()
+            .filter(|serving| meant(serving))
+            .map(|serving| MountedImage {
+                image: serving.name.clone(),
+                directory: PathBytes::from(serving.mounted.directory().to_owned()),
+            })
+            .collect();
+        if report.is_empty() {
+            let cause = "no image of this store is mounted there";
+            return Err(Error::failed(directory.display(), cause)
+                .remedy("`foldfs list` shows what is mounted where"));
+        }
+        if !dry_run {
+            let mut failed = None;
+            mounts.retain_mut(|serving| {
+                if !meant(serving) {
+                    return true;
+                }
+                match serving.mounted.unmount() {
+                    Ok(()) => false,
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        true
+                    }
+                }
+            });
+            self.publish(&mounts);
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(Report::Unmount(MountReport { mounts: report }))
+    }
+}
+
+impl Performer for Daemon {
+    fn perform(&self, call: Call, progress: &dyn Progress) -> Result<Report> {
+        {
+            let mut work = self.work.lock();
+            if work.ending {
+                return Err(Error::busy("the daemon", "it is ending").remedy("try again"));
+            }
+            work.calls += 1;
+        }
+        let result = match &call.request {
+            Request::Mount {
+                image,
+                directory,
+                options,
+            } => self.mount(
+                image.as_deref(),
+                directory.as_path(),
+                *options,
+                call.dry_run,
+            ),
+            Request::Unmount { directory } => self.unmount(directory.as_path(), call.dry_run),
+            _ => crate::ops::perform(&self.context, &call, progress),
+        };
+        self.work.lock().calls -= 1;
+        self.changed.notify_all();
+        result
+    }
+}

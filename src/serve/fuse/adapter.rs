@@ -1,0 +1,695 @@
+//! A live image as fuser wants it: translation only.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
+use crate::error::{Context, Result};
+use crate::filesystem::create::Permissions;
+use crate::filesystem::data::{Seek, SetId};
+use crate::filesystem::failure::Outcome;
+use crate::filesystem::node::Node;
+use crate::filesystem::rename::Entry;
+use crate::filesystem::set_attributes::Changes;
+use crate::filesystem::xattrs::SetXattr;
+use crate::filesystem::{Caller, Filesystem};
+use crate::store::metadata::FileType;
+
+/// How long the kernel may believe entries and attributes: only it and we can change them, and what
+/// the background changes it is told of.
+const FOREVER: Duration = Duration::from_secs(365 * 86400);
+
+/// Numbers are never used again, so one generation will do.
+const GENERATION: Generation = Generation(0);
+
+/// Threads for work that may take long (promotions, syncs), for all mounts of the process.
+const LONG_WORKERS: usize = 8;
+
+/// Promotions of more bytes than this are left to the pool.
+const SHORT: u64 = 256 << 10;
+
+/// The adapter of one mount.
+pub struct Adapter {
+    filesystem: Arc<Filesystem>,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+/// The pool that all adapters of this process share.
+pub fn pool() -> Result<Arc<rayon::ThreadPool>> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(LONG_WORKERS)
+        .thread_name(|index| format!("long-{index}"))
+        .build()
+        .map(Arc::new)
+        .map_err(std::io::Error::other)
+        .about("threads for long work")
+}
+
+fn permissions(request: &Request, mode: u32, umask: u32) -> Permissions {
+    Permissions {
+        mode: mode & 0o7777,
+        umask,
+        caller: caller(request),
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+/// Answers with the value, or the error.
+macro_rules! answer {
+    ($reply:ident, $outcome:expr, $value:ident => $answer:expr) => {
+        match $outcome {
+            Ok($value) => $answer,
+            Err(failure) => $reply.error(errno(&failure)),
+        }
+    };
+}
+
+impl Adapter {
+    /// Serves an image; long work goes to `pool`.
+    pub fn new(filesystem: Arc<Filesystem>, pool: Arc<rayon::ThreadPool>) -> Self {
+        Self { filesystem, pool }
+    }
+
+    fn node(&self, nodeid: INodeNo) -> Outcome<Arc<Node>> {
+        let number = number(nodeid).map_err(|_| rustix::io::Errno::STALE)?;
+        self.filesystem.node(number)
+    }
+
+    /// Does it here, or in the pool if it may take long.
+    fn run(&self, long: bool, work: impl FnOnce(&Filesystem) + Send + 'static) {
+        if long {
+            let filesystem = self.filesystem.clone();
+            self.pool.spawn(move || work(&filesystem));
+        } else {
+            work(&self.filesystem);
+        }
+    }
+
+    fn is_long(&self, promotion: Outcome<Option<u64>>) -> bool {
+        promotion.is_ok_and(|bytes| bytes.is_some_and(|bytes| bytes > SHORT))
+    }
+}
+
+fn entry(reply: ReplyEntry, outcome: Outcome<crate::filesystem::attributes::Attributes>) {
+    answer!(reply, outcome, attributes => reply.entry(&FOREVER, &file_attr(&attributes), GENERATION));
+}
+
+/// FUSE_WRITE_KILL_SUIDGID: the writer lacks CAP_FSETID.
+fn set_id_of_write(flags: WriteFlags) -> SetId {
+    if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+        SetId::Clear
+    } else {
+        SetId::Keep
+    }
+}
+
+/// For requests that say nothing of it (fuser 0.18 keeps the flag to itself): by the caller.
+fn set_id_of_caller(request: &Request) -> SetId {
+    if request.uid() == 0 {
+        SetId::Keep
+    } else {
+        SetId::Clear
+    }
+}
+
+fn empty(reply: ReplyEmpty, outcome: Outcome<()>) {
+    answer!(reply, outcome, _done => reply.ok());
+}
+
+/// Xattr calls ask for the size first, then for the value.
+fn xattr(reply: ReplyXattr, size: u32, outcome: Outcome<Vec<u8>>) {
+    answer!(reply, outcome, value => {
+        if size == 0 {
+            reply.size(value.len() as u32);
+        } else if value.len() > size as usize {
+            reply.error(Errno::ERANGE);
+        } else {
+            reply.data(&value);
+        }
+    });
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                log::info!("the kernel has no {flag:?}");
+            }
+        }
+        // What the kernel cannot do is not worth failing for: these only bound its read-ahead.
+        if let Err(most) = config.set_max_write(1 << 20) {
+            config
+                .set_max_write(most)
+                .map_err(|_| std::io::Error::other("max_write"))?;
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self
+            .node(parent)
+            .and_then(|parent| self.filesystem.lookup(&parent, name.as_bytes()));
+        match found {
+            // Nodeid 0: that there is no such name may be believed as long as anything else.
+            Err(failure) if failure.errno() == rustix::io::Errno::NOENT => {
+                reply.entry(&FOREVER, &no_attr(), GENERATION);
+            }
+            found => entry(reply, found),
+        }
+    }
+
+    fn forget(&self, _req: &Request, nodeid: INodeNo, count: u64) {
+        if let Ok(number) = number(nodeid) {
+            self.filesystem.forget(number, count);
+        }
+    }
+
+    fn getattr(&self, _req: &Request, nodeid: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let attributes = self
+            .node(nodeid)
+            .and_then(|node| self.filesystem.attributes(&node));
+        answer!(reply, attributes, attributes => reply.attr(&FOREVER, &file_attr(&attributes)));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        nodeid: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let node = match self.node(nodeid) {
+            Ok(node) => node,
+            Err(failure) => return reply.error(errno(&failure)),
+        };
+        let changes = Changes {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: time_change(atime),
+            mtime: time_change(mtime),
+            set_id: set_id_of_caller(req),
+        };
+        let long = size.is_some() && self.is_long(self.filesystem.needs_promotion(&node));
+        self.run(long, move |filesystem| {
+            let attributes = filesystem.set_attributes(&node, &changes);
+            answer!(reply, attributes, attributes => reply.attr(&FOREVER, &file_attr(&attributes)));
+        });
+    }
+
+    fn readlink(&self, _req: &Request, nodeid: INodeNo, reply: ReplyData) {
+        let target = self
+            .node(nodeid)
+            .and_then(|node| self.filesystem.read_link(&node));
+        answer!(reply, target, target => reply.data(&target));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.node(parent).and_then(|parent| {
+            let file_type = FileType::from_mode(mode).unwrap_or(FileType::Regular);
+            let permissions = permissions(req, mode, umask);
+            let rdev = rdev_from_kernel(rdev);
+            self.filesystem
+                .make_node(&parent, name.as_bytes(), file_type, rdev, &permissions)
+        });
+        entry(reply, made);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let permissions = permissions(req, mode, umask);
+        let made = self.node(parent).and_then(|parent| {
+            self.filesystem
+                .make_directory(&parent, name.as_bytes(), &permissions)
+        });
+        entry(reply, made);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let parent = self.node(parent);
+        empty(
+            reply,
+            parent.and_then(|parent| self.filesystem.unlink(&parent, name.as_bytes())),
+        );
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let parent = self.node(parent);
+        empty(
+            reply,
+            parent.and_then(|parent| self.filesystem.rmdir(&parent, name.as_bytes())),
+        );
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let made = self.node(parent).and_then(|parent| {
+            self.filesystem
+                .make_symlink(&parent, name.as_bytes(), target, caller(req))
+        });
+        entry(reply, made);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        let renamed = self.node(parent).and_then(|parent| {
+            let new_parent = self.node(new_parent)?;
+            let old = Entry {
+                parent: &parent,
+                name: name.as_bytes(),
+            };
+            let new = Entry {
+                parent: &new_parent,
+                name: new_name.as_bytes(),
+            };
+            self.filesystem.rename(old, new, flags)
+        });
+        empty(reply, renamed);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        nodeid: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let linked = self.node(nodeid).and_then(|node| {
+            let parent = self.node(parent)?;
+            self.filesystem.link(&node, &parent, name.as_bytes())
+        });
+        entry(reply, linked);
+    }
+
+    fn open(&self, _req: &Request, nodeid: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let opened = self.node(nodeid).and_then(|node| {
+            let flags = crate::filesystem::open::OpenFlags::from_raw(flags.0);
+            self.filesystem.open(&node, flags)
+        });
+        answer!(reply, opened, handle => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = self.node(parent).and_then(|parent| {
+            let permissions = permissions(req, mode, umask);
+            let attributes = self
+                .filesystem
+                .create(&parent, name.as_bytes(), &permissions)?;
+            let flags = crate::filesystem::open::OpenFlags::from_raw(flags & !libc::O_TRUNC);
+            let opened = self
+                .filesystem
+                .node(attributes.number)
+                .and_then(|node| self.filesystem.open(&node, flags));
+            if opened.is_err() {
+                // The kernel is not told of the file, so it will not forget it either.
+                self.filesystem.forget(attributes.number, 1);
+            }
+            Ok((attributes, opened?))
+        });
+        answer!(reply, created, created => {
+            let (attributes, handle) = created;
+            let attr = file_attr(&attributes);
+            reply.created(&FOREVER, &attr, GENERATION, FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut buffer = vec![0; size as usize];
+        let length = self.filesystem.read(fh.0, offset, &mut buffer);
+        answer!(reply, length, length => reply.data(&buffer[..length]));
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let set_id = set_id_of_write(write_flags);
+        let answer = move |reply: ReplyWrite, written: Outcome<usize>| {
+            answer!(reply, written, length => reply.written(length as u32));
+        };
+        if self.is_long(self.filesystem.handle_needs_promotion(fh.0)) {
+            let data = data.to_vec();
+            self.run(true, move |filesystem| {
+                answer(reply, filesystem.write(fh.0, offset, &data, set_id));
+            });
+        } else {
+            answer(reply, self.filesystem.write(fh.0, offset, data, set_id));
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        empty(reply, self.filesystem.flush(fh.0));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.filesystem.release(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(true, move |filesystem| {
+            empty(reply, filesystem.sync_file(fh.0, data_only))
+        });
+    }
+
+    fn opendir(&self, _req: &Request, nodeid: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let opened = self
+            .node(nodeid)
+            .and_then(|node| self.filesystem.open_directory(&node));
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+        answer!(reply, opened, handle => reply.opened(FileHandle(handle), flags));
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let read = self.filesystem.read_directory(fh.0, offset, &mut |entry| {
+            let number = INodeNo(entry.number.get());
+            let name = OsStr::from_bytes(entry.name);
+            !reply.add(number, entry.cookie, file_type(entry.file_type), name)
+        });
+        answer!(reply, read, _done => reply.ok());
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let read = self
+            .filesystem
+            .read_directory_plus(fh.0, offset, &mut |entry, attributes| {
+                let number = INodeNo(entry.number.get());
+                let name = OsStr::from_bytes(entry.name);
+                !reply.add(
+                    number,
+                    entry.cookie,
+                    name,
+                    &FOREVER,
+                    &file_attr(attributes),
+                    GENERATION,
+                )
+            });
+        answer!(reply, read, _done => reply.ok());
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.filesystem.release(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(true, move |filesystem| {
+            empty(reply, filesystem.sync_directory(fh.0))
+        });
+    }
+
+    fn statfs(&self, _req: &Request, _nodeid: INodeNo, reply: ReplyStatfs) {
+        answer!(reply, self.filesystem.space(), s => reply.statfs(
+            s.blocks,
+            s.blocks_free,
+            s.blocks_available,
+            s.inodes,
+            s.inodes_free,
+            s.block_size as u32,
+            s.name_max as u32,
+            s.fragment_size as u32,
+        ));
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        nodeid: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = self.node(nodeid).and_then(|node| {
+            let how = match flags {
+                libc::XATTR_CREATE => SetXattr::Create,
+                libc::XATTR_REPLACE => SetXattr::Replace,
+                _ => SetXattr::Any,
+            };
+            self.filesystem
+                .set_xattr(&node, name.as_bytes(), value, how, &caller(req))
+        });
+        empty(reply, set);
+    }
+
+    fn getxattr(
+        &self,
+        _req: &Request,
+        nodeid: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let node = self.node(nodeid);
+        let value = node.and_then(|node| self.filesystem.xattr(&node, name.as_bytes()));
+        xattr(reply, size, value);
+    }
+
+    fn listxattr(&self, req: &Request, nodeid: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.node(nodeid);
+        let names = names.and_then(|node| self.filesystem.xattr_names(&node, &caller(req)));
+        let terminated = |name: Vec<u8>| name.into_iter().chain([0]);
+        xattr(
+            reply,
+            size,
+            names.map(|names| names.into_iter().flat_map(terminated).collect()),
+        );
+    }
+
+    fn removexattr(&self, _req: &Request, nodeid: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let node = self.node(nodeid);
+        empty(
+            reply,
+            node.and_then(|node| self.filesystem.remove_xattr(&node, name.as_bytes())),
+        );
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let set_id = set_id_of_caller(req);
+        let long = self.is_long(self.filesystem.handle_needs_promotion(fh.0));
+        self.run(long, move |filesystem| {
+            empty(
+                reply,
+                filesystem.fallocate(fh.0, mode as u32, offset, length, set_id),
+            );
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _nodeid: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let found = self.filesystem.seek(fh.0, offset, what);
+        answer!(reply, found, offset => reply.offset(offset as i64));
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _from: INodeNo,
+        from_fh: FileHandle,
+        from_offset: u64,
+        _to: INodeNo,
+        to_fh: FileHandle,
+        to_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let set_id = set_id_of_caller(req);
+        self.run(true, move |filesystem| {
+            let (from, to) = ((from_fh.0, from_offset), (to_fh.0, to_offset));
+            let copied = filesystem.copy_range(from, to, length, set_id);
+            answer!(reply, copied, length => reply.written(length as u32));
+        });
+    }
+}

@@ -1,0 +1,5 @@
+//! FUSE: the only module that knows fuser.
+
+pub mod adapter;
+mod convert;
+pub mod mount;

@@ -1,0 +1,194 @@
+//! Mounting and unmounting: mount(2) and umount2(2) themselves, so that a busy mount says so, no
+//! helper program is needed, and nothing but our own mount is ever unmounted.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use fuser::{Config, Session, SessionACL};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::adapter::Adapter;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ops::request::MountOptions;
+use crate::serve::mount_table::{self, FILE_SYSTEM_TYPE};
+
+/// A live mount and the threads that serve it.
+pub struct Mounted {
+    directory: PathBuf,
+    source: OsString,
+    serving: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Mounted {
+    /// Mounts what `adapter` serves on `directory` (absolute, an existing directory) and starts
+    /// `threads` threads for it.
+    ///
+    /// # Errors
+    /// No /dev/fuse, no such directory, no privilege; nothing is mounted then.
+    pub fn new(
+        adapter: Adapter,
+        directory: &Path,
+        source: OsString,
+        options: MountOptions,
+        threads: usize,
+    ) -> Result<Self> {
+        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let device: OwnedFd = device.about("/dev/fuse").map_err(|error| {
+            error.remedy("load the kernel's fuse module (modprobe fuse) and run foldfs as root")
+        })?;
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::RDONLY, options.read_only);
+        flags.set(MountFlags::NOSUID, !options.suid);
+        flags.set(MountFlags::NODEV, !options.dev);
+        let allow_other = if options.allow_other {
+            ",allow_other"
+        } else {
+            ""
+        };
+        let data = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions{allow_other}",
+            device.as_raw_fd()
+        );
+        let data = std::ffi::CString::new(data)
+            .map_err(|error| Error::failed(directory.display(), error))?;
+        rustix::mount::mount(
+            source.as_os_str(),
+            directory,
+            FILE_SYSTEM_TYPE,
+            flags,
+            data.as_c_str(),
+        )
+        .about(format!("mounting on {}", directory.display()))?;
+        let mut mounted = Self {
+            directory: directory.into(),
+            source,
+            serving: None,
+        };
+        let mut config = Config::default();
+        config.n_threads = Some(threads.max(1));
+        config.clone_fd = true;
+        // Who may enter is the kernel's decision (allow_other above).
+        let session = Session::from_fd(adapter, device, SessionACL::All, config)
+            .about(format!("serving {}", directory.display()));
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                mounted.detach();
+                return Err(error);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("session".into())
+            .spawn(move || session.run())
+            .about("a session thread");
+        match thread {
+            Ok(thread) => {
+                mounted.serving = Some(thread);
+                Ok(mounted)
+            }
+            Err(error) => {
+                mounted.detach();
+                Err(error)
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the mount is gone: somebody unmounted it with umount(8).
+    pub fn is_gone(&self) -> bool {
+        self.serving.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Whether our mount is the topmost on its directory.
+    fn is_on_top(&self) -> Result<bool> {
+        let mounts = mount_table::mounts()?;
+        let top = mounts
+            .iter()
+            .rev()
+            .find(|mount| mount.point == self.directory);
+        Ok(top.is_some_and(|mount| mount.source == self.source.as_bytes()))
+    }
+
+    /// Unmounts; what was written is with the host's file system then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] while something is open below it, or something else is mounted on it.
+    pub fn unmount(&mut self) -> Result<()> {
+        if !self.is_gone() {
+            if !self.is_on_top()? {
+                let cause = "something else is mounted on it";
+                return Err(Error::busy(self.directory.display(), cause)
+                    .remedy("unmount that first, with umount(8)"));
+            }
+            match rustix::mount::unmount(&self.directory, UnmountFlags::NOFOLLOW) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(Errno::BUSY) => {
+                    let cause = "it is in use";
+                    return Err(Error::busy(self.directory.display(), cause).remedy(
+                        "end what uses it (fuser -vm DIR or lsof DIR shows it) and try again",
+                    ));
+                }
+                Err(error) => return Err(error).about(self.directory.display()),
+            }
+        }
+        self.join()
+    }
+
+    /// Takes the mount out of the tree even if it is in use; for the end of the daemon. What is
+    /// dirty in the kernel's cache is written first.
+    pub fn detach(&mut self) {
+        let report = |what: &str, error: &dyn std::fmt::Display| {
+            log::warn!("{}: {what}: {error}", self.directory.display());
+        };
+        if self.is_gone() && self.serving.is_some() {
+            return;
+        }
+        if self.serving.is_some() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match rustix::fs::open(&self.directory, flags, Mode::empty()) {
+                Ok(root) => {
+                    if let Err(error) = rustix::fs::syncfs(&root) {
+                        report("writing what is cached", &error);
+                    }
+                }
+                Err(error) => report("opening", &error),
+            }
+        }
+        match self.is_on_top() {
+            Ok(true) => {
+                let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                if let Err(error) = rustix::mount::unmount(&self.directory, flags) {
+                    report("unmounting", &error);
+                }
+            }
+            Ok(false) => {}
+            Err(error) => report("unmounting", &error),
+        }
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let Some(serving) = self.serving.take() else {
+            return Ok(());
+        };
+        match serving.join() {
+            // ENODEV is how the kernel says that the mount is gone.
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            Ok(Err(error)) => Err(error).about(format!("serving {}", self.directory.display())),
+            Err(_) => Err(Error::new(
+                ErrorKind::Failed,
+                format!("serving {}", self.directory.display()),
+                "a thread panicked",
+            )),
+        }
+    }
+}
