@@ -103,7 +103,7 @@ pub fn plan(context: &Context, tree: &StagedImport, options: &Options) -> Result
     check_name(&options.name)?;
     if catalog.image_by_name(&options.name)?.is_some() {
         let object = format!("name {:?}", options.name);
-        return Err(Error::failed(object, "it is taken").remedy("choose another name"));
+        return Err(Error::failed(object, "it exists already").remedy("choose another name"));
     }
     let identity = tree.identity()?;
     let (family, reason) = match &options.family {

@@ -29,7 +29,7 @@ fn families_and_images_share_their_names() {
     let create = |name| transaction.create_image(&guest(family, web, name));
     create("web").unwrap();
     for taken in ["web", "debian"] {
-        assert!(create(taken).unwrap_err().to_string().contains("taken"));
+        assert!(create(taken).unwrap_err().to_string().contains("exists"));
     }
     assert_eq!(create("..").unwrap_err().kind, ErrorKind::Usage);
     let second_base = NewImage {
