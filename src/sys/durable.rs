@@ -45,6 +45,32 @@ pub fn set_hook(hook: Option<Hook>) {
     *slot = hook;
 }
 
+/// Runs `run` with a hook that sees the steps of this thread only. One at a time in a process.
+#[cfg(test)]
+pub fn with_hook<T>(
+    hook: impl Fn(Step, &'static Location<'static>) -> Result<()> + Send + Sync + 'static,
+    run: impl FnOnce() -> T,
+) -> T {
+    static ONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            set_hook(None);
+        }
+    }
+    let _one = ONE.lock();
+    let this = std::thread::current().id();
+    let _reset = Reset;
+    set_hook(Some(Arc::new(move |kind, place| {
+        if std::thread::current().id() == this {
+            hook(kind, place)
+        } else {
+            Ok(())
+        }
+    })));
+    run()
+}
+
 #[track_caller]
 fn step(kind: Step) -> Result<()> {
     if !HOOKED.load(Ordering::Acquire) {

@@ -4,12 +4,14 @@
 //! etc/ passwd hostname empty shell        shell, sh and bash are one file
 //! usr/ bin/ sh bash  link -> bin/sh  hollow/  deep/a/b/file
 //! dev/ null fifo socket
+//! gone  emptied/file
 //! shared-gid/ (02775, group 50)  acl/ (a default ACL)
 //! ```
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::super::attributes::Attributes;
 use super::super::create::Permissions;
@@ -24,6 +26,7 @@ use crate::store::digest::Digest;
 use crate::store::draft;
 use crate::store::guest_xattr;
 use crate::store::layer::names_in;
+use crate::store::layout;
 use crate::store::mark::{DirectoryRole, Mark, Role};
 use crate::store::metadata::{Content, Metadata, SharedInode, Time, Xattrs};
 use crate::store::number::{ImageId, Number};
@@ -75,12 +78,20 @@ pub(super) struct Look {
 
 pub(super) type Looks = BTreeMap<String, Look>;
 
+/// A store with a shared layer.
+pub(super) struct Base {
+    directory: tempfile::TempDir,
+    store: Arc<Store>,
+    shared: Arc<SharedLayer>,
+    root: Number,
+    images: AtomicI64,
+}
+
+/// A live image.
 pub(super) struct Fixture {
-    _directory: tempfile::TempDir,
-    pub store: Arc<Store>,
-    pub shared: Arc<SharedLayer>,
-    pub root: Number,
-    pub image: ImageId,
+    base: Arc<Base>,
+    image: ImageId,
+    directory: OwnedFd,
     pub fs: Filesystem,
 }
 
@@ -160,8 +171,8 @@ impl Builder<'_> {
     }
 }
 
-impl Fixture {
-    pub fn new() -> Self {
+impl Base {
+    pub fn new() -> Arc<Self> {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::init(&directory.path().join("store")).unwrap());
         let next = store.catalog().reserve_numbers(64).unwrap().start;
@@ -176,19 +187,12 @@ impl Fixture {
         let Builder {
             inodes, entries, ..
         } = build;
-
-        let image = store.catalog().reserve_image_id().unwrap();
-        let staged = store.create_image_dirs().unwrap();
-        let mark = Role::Directory(DirectoryRole::Transparent { shared: root });
-        let mark = Mark::new(Number::ROOT, mark);
-        draft::write_mark(staged.dirs().private.as_fd(), b".", &mark).unwrap();
-        store.publish_image(staged, image).unwrap();
         let transaction = store.catalog().transaction().unwrap();
         let family = transaction
             .create_family(&NewFamily {
                 name: "family",
                 root,
-                base: image,
+                base: ImageId(1),
                 os: "",
                 os_version: "",
                 architecture: "",
@@ -207,20 +211,57 @@ impl Fixture {
         }
         transaction.commit().unwrap();
         let shared = Arc::new(SharedLayer::new(store.catalog().clone()));
-        let fs = open(&store, &shared, root, image);
-        Self {
-            _directory: directory,
+        let images = AtomicI64::new(1);
+        Arc::new(Self {
+            directory,
             store,
             shared,
             root,
+            images,
+        })
+    }
+
+    /// An image that is as the shared layer. (The catalog need not know it.)
+    pub fn image(self: &Arc<Self>) -> Fixture {
+        let image = ImageId(self.images.fetch_add(1, Ordering::Relaxed));
+        let path = self.directory.path().join(format!("image{image}"));
+        std::fs::create_dir(&path).unwrap();
+        let directory: OwnedFd = std::fs::File::open(&path).unwrap().into();
+        for part in layout::IMAGE_PARTS {
+            std::fs::create_dir(path.join(part)).unwrap();
+        }
+        let role = Role::Directory(DirectoryRole::Transparent { shared: self.root });
+        let mark = Mark::new(Number::ROOT, role);
+        draft::write_mark(directory.as_fd(), layout::PRIVATE.as_bytes(), &mark).unwrap();
+        let fs = self.open(image, &directory);
+        Fixture {
+            base: self.clone(),
             image,
+            directory,
             fs,
         }
     }
 
+    fn open(&self, image: ImageId, directory: &OwnedFd) -> Filesystem {
+        let directory = directory.try_clone().unwrap();
+        let view = View::open(directory, image, self.root, self.shared.clone()).unwrap();
+        Filesystem::new(self.store.clone(), view, Arc::default()).unwrap()
+    }
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        Base::new().image()
+    }
+
+    /// The image as it is on the disk, in a new instance.
+    fn reopened(&self) -> Filesystem {
+        self.base.open(self.image, &self.directory)
+    }
+
     /// The live image is given up and brought to life again.
     pub fn remount(&mut self) {
-        self.fs = open(&self.store, &self.shared, self.root, self.image);
+        self.fs = self.reopened();
         self.fs.recover().unwrap();
     }
 
@@ -248,7 +289,7 @@ impl Fixture {
     /// that no debris is left.
     pub fn looks(&self) -> Looks {
         let looks = looks(&self.fs);
-        let reopened = open(&self.store, &self.shared, self.root, self.image);
+        let reopened = self.reopened();
         let again = self::looks(&reopened);
         for (path, look) in &looks {
             assert_eq!(Some(look), again.get(path), "{path} after a remount");
@@ -259,6 +300,11 @@ impl Fixture {
             Vec::<Vec<u8>>::new()
         );
         looks
+    }
+
+    /// What opening a store does.
+    pub fn clear_work(&self) {
+        crate::store::tree::remove_contents(self.fs.view.layer.work(), "work").unwrap();
     }
 
     pub fn orphans(&self) -> usize {
@@ -317,6 +363,9 @@ impl Builder<'_> {
         );
         self.other(dev, "fifo", Content::Fifo);
         self.other(dev, "socket", Content::Socket);
+        self.file(root, "gone", "gone");
+        let emptied = self.directory(root, "emptied");
+        self.file(emptied, "file", "x");
         let gid = self.directory(root, "shared-gid");
         self.get(gid).metadata.mode = 0o2775;
         self.get(gid).metadata.gid = 50;
@@ -327,12 +376,6 @@ impl Builder<'_> {
             .xattrs
             .insert(name.into(), DEFAULT_ACL.into());
     }
-}
-
-fn open(store: &Arc<Store>, shared: &Arc<SharedLayer>, root: Number, image: ImageId) -> Filesystem {
-    let directory = store.image_dirs(image).unwrap().root;
-    let view = View::open(directory, image, root, shared.clone()).unwrap();
-    Filesystem::new(store.clone(), view, Arc::default()).unwrap()
 }
 
 fn node(fs: &Filesystem, path: &str) -> Outcome<Arc<Node>> {

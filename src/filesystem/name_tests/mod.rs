@@ -1,6 +1,7 @@
 //! Needs root. Names of a live image, without a kernel in the loop: each test compares what the
 //! image looks like before and after, and after a remount.
 
+mod crash_tests;
 mod create_tests;
 mod fixture;
 mod promote_tests;

@@ -12,7 +12,7 @@ use crate::store::metadata::FileType;
 
 const NONE: RenameFlags = RenameFlags::empty();
 
-fn rename(fixture: &Fixture, old: &str, new: &str, flags: RenameFlags) -> Outcome<()> {
+pub(super) fn rename(fixture: &Fixture, old: &str, new: &str, flags: RenameFlags) -> Outcome<()> {
     let split = |path: &'_ str| {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         (fixture.node(parent), name.as_bytes().to_vec())
