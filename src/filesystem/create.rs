@@ -296,7 +296,7 @@ impl Filesystem {
         let draft = self.token_link(node.number)?;
         self.guest_changes(parent)?;
         self.fill(room, draft, &directory, name, FileType::Regular)?;
-        self.touch_ctime(node)?;
+        self.afterwards(self.touch_ctime(node));
         let attributes = self.attributes_of(node)?;
         self.table.remember(node);
         Ok(attributes)

@@ -1,5 +1,7 @@
 //! Why a request on a live image is not carried out.
 
+use std::fmt;
+
 use rustix::io::Errno;
 
 use crate::error::Error;
@@ -33,13 +35,22 @@ impl Failure {
 
 impl Failure {
     /// As the error of a command that dealt with `object`.
-    pub fn about(self, object: impl std::fmt::Display) -> Error {
+    pub fn about(self, object: impl fmt::Display) -> Error {
         match self {
             Failure::Refused(errno) => Error {
                 errno: Some(errno.raw_os_error()),
                 ..Error::failed(object, std::io::Error::from(errno))
             },
             Failure::Store(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(errno) => errno.fmt(f),
+            Failure::Store(error) => error.fmt(f),
         }
     }
 }

@@ -74,7 +74,7 @@ impl Filesystem {
             }
             (Source::Private, Place::Index) => {
                 self.take_private_name(directory, name, leaves_whiteout)?;
-                self.name_gone(node)?;
+                self.afterwards(self.name_gone(node));
             }
             (Source::Private | Source::PrivateDirectory(_), _) => {
                 let orphans = self.view.layer.orphans();
@@ -86,7 +86,7 @@ impl Filesystem {
                 durable::rename(directory, name, orphans, &orphan, flags)?;
                 self.unlinked(node);
                 // Its ctime is that of the removal, which the host has noted.
-                self.drop_shown(node)?;
+                self.afterwards(self.drop_shown(node));
             }
         }
         Ok(())
@@ -153,6 +153,14 @@ impl Filesystem {
             shared: node.shared_directory(),
         };
         Ok(list::is_empty(&self.view, parts)?)
+    }
+
+    /// What fails when an operation has happened is not the caller's: it leaves debris or an old
+    /// ctime.
+    pub(super) fn afterwards(&self, outcome: Outcome<()>) {
+        if let Err(failure) = outcome {
+            log::warn!("images/{}: {failure}", self.view.layer.image());
+        }
     }
 
     /// Notes that a node has no name any more.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::Filesystem;
 use super::create::check_name;
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::node::{Node, Place, Source};
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer, PrivateEntry};
@@ -142,25 +142,28 @@ impl Filesystem {
             }
             return Err(error.into());
         }
-        self.moved(source, new)?;
+        self.moved(source, new);
         if let Some(target) = target {
-            match target.place() {
-                Place::Index => self.name_gone(target)?,
-                _ => {
-                    self.unlinked(target);
-                    if !is_shared(target) {
-                        self.drop_shown(target)?;
-                    }
-                }
-            }
+            self.afterwards(self.replaced_by_rename(target));
         }
         if let Some(device) = device {
             device.place(&from, old.name, RenameFlags::empty())?;
         } else if exchanges && !leaves_whiteout {
             // It hides nothing here.
-            durable::unlink(&from, old.name)?;
+            self.afterwards(durable::unlink(&from, old.name).map_err(Failure::from));
         }
         Ok(())
+    }
+
+    fn replaced_by_rename(&self, target: &Arc<Node>) -> Outcome<()> {
+        if matches!(target.place(), Place::Index) {
+            return self.name_gone(target);
+        }
+        self.unlinked(target);
+        match target.source() {
+            Source::Shared(_) | Source::SharedDirectory(_) => Ok(()),
+            Source::Private | Source::PrivateDirectory(_) => self.drop_shown(target),
+        }
     }
 
     fn exchange(
@@ -175,8 +178,9 @@ impl Filesystem {
         self.guest_changes(old.parent)?;
         self.guest_changes(new.parent)?;
         durable::rename(&from, old.name, &to, new.name, RenameFlags::EXCHANGE)?;
-        self.moved(source, new)?;
-        self.moved(target, old)
+        self.moved(source, new);
+        self.moved(target, old);
+        Ok(())
     }
 
     /// Makes a name a private entry that can be renamed on the host, invisibly; the private
@@ -278,9 +282,9 @@ impl Filesystem {
     }
 
     /// The host has renamed what is a node's entry now.
-    fn moved(&self, node: &Arc<Node>, to: Entry<'_>) -> Outcome<()> {
+    fn moved(&self, node: &Arc<Node>, to: Entry<'_>) {
         if matches!(node.place(), Place::Index) {
-            return self.touch_ctime(node);
+            return self.afterwards(self.touch_ctime(node));
         }
         let place = Place::Entry {
             parent: to.parent.clone(),
@@ -291,7 +295,7 @@ impl Filesystem {
             self.done(parent);
         }
         // The host has noted the time of the rename.
-        self.drop_shown(node)
+        self.afterwards(self.drop_shown(node));
     }
 }
 
@@ -307,11 +311,4 @@ fn is_within(directory: &Arc<Node>, other: &Node) -> bool {
             Place::Root | Place::Index | Place::Unlinked => return false,
         }
     }
-}
-
-fn is_shared(node: &Node) -> bool {
-    matches!(
-        node.source(),
-        Source::Shared(_) | Source::SharedDirectory(_)
-    )
 }
