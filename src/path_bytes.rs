@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A path or name. In JSON it is a string, or an array of byte values where it is not UTF-8: so
 /// nothing is lost and nothing looks like something else. Displayed, control characters and bytes
 /// that are not UTF-8 are escaped, so that a name cannot write to a terminal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "Repr", into = "Repr")]
 pub struct PathBytes(Vec<u8>);
 
@@ -90,6 +90,12 @@ impl fmt::Display for PathBytes {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for PathBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
     }
 }
 

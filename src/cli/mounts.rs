@@ -7,7 +7,7 @@ use clap::Args;
 use super::Outcome;
 use super::arguments::DryRun;
 use super::background;
-use super::session::{Counterpart, Session};
+use super::session::{self, Counterpart, Session};
 use crate::error::{Context, Error, Result};
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
@@ -53,24 +53,25 @@ impl Mount {
         if self.foreground && !call.dry_run {
             return serve(session, Lifetime::UntilUnmounted, Some(call));
         }
-        let client = background::connect_or_start(session)?;
-        let report = client.perform(&call, &*session.progress())?;
+        let report = session::while_it_ends(|| {
+            let client = background::connect_or_start(session)?;
+            client.perform(&call, &*session.progress())
+        })?;
         session.show(&report, call.dry_run)
     }
 }
 
 fn existing_directory(path: &Path) -> Result<PathBuf> {
-    let directory = match path.canonicalize() {
+    let remedy = "name an existing directory";
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => path.canonicalize().about(path.display()),
+        Ok(_) => Err(Error::failed(path.display(), "it is not a directory").remedy(remedy)),
         // What a killed daemon left there is unmounted by the one that starts now.
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => return mount_point(path),
-        outcome => outcome.about(path.display()),
-    };
-    let directory = directory.map_err(|error| error.remedy("name an existing directory"))?;
-    if directory.is_dir() {
-        Ok(directory)
-    } else {
-        Err(Error::failed(path.display(), "it is not a directory")
-            .remedy("name an existing directory"))
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => mount_point(path),
+        Err(error) => {
+            let missing: Result<PathBuf> = Err(error).about(path.display());
+            missing.map_err(|error| error.remedy(remedy))
+        }
     }
 }
 
@@ -88,16 +89,16 @@ impl Unmount {
     pub fn run(self, session: &Session) -> Result<Outcome> {
         let directory = mount_point(&self.directory)?;
         let dry_run = self.dry.dry_run;
-        let report = match session.counterpart(false)? {
+        let report = session::while_it_ends(|| match session.counterpart(false)? {
             Counterpart::Daemon(client) => {
-                let directory = directory.into();
+                let directory = directory.clone().into();
                 let request = Request::Unmount { directory };
-                client.perform(&Call { request, dry_run }, &*session.progress())?
+                client.perform(&Call { request, dry_run }, &*session.progress())
             }
             Counterpart::Own(context) => {
-                dead_mounts::unmount(context.store.path(), &directory, dry_run)?
+                dead_mounts::unmount(context.store.path(), &directory, dry_run)
             }
-        };
+        })?;
         session.show(&report, dry_run)
     }
 }
@@ -147,7 +148,16 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
     memory::map_large_allocations();
     lease::ignore_break_signal();
     process::raise_descriptor_limit().about("the limit of open files")?;
-    let context = session.open(true)?;
+    let context = match session.counterpart(true)? {
+        Counterpart::Own(context) => *context,
+        Counterpart::Daemon(client) => {
+            let cause = format!("process {} serves it already", client.pid);
+            return Err(Error::busy(session.store().display(), cause)
+                .remedy("leave -f away to mount through it, or end it first"));
+        }
+    };
+    // The lock is ours: whoever served what is mounted is gone.
+    dead_mounts::clear(context.store.path())?;
     let daemon = daemon::Daemon::new(context, session.socket(), session.config.session_threads)?;
     if let Some(call) = first {
         let report = daemon.perform(call, &*session.progress())?;

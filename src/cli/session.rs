@@ -17,6 +17,7 @@ use crate::ops::request::{Call, Request};
 use crate::ops::{self, Context};
 use crate::progress::Progress;
 use crate::serve::control_client::ControlClient;
+use crate::serve::protocol::ENDING;
 use crate::store::layout;
 use crate::store::open::{Access, Store};
 
@@ -131,10 +132,11 @@ impl Session {
     /// # Errors
     /// The call's; the store is busy, because another command alters it.
     pub fn perform(&self, call: &Call, progress: &dyn Progress) -> Result<Report> {
-        match self.counterpart(call.request.alters() && !call.dry_run)? {
+        let writes = call.request.alters() && !call.dry_run;
+        while_it_ends(|| match self.counterpart(writes)? {
             Counterpart::Daemon(client) => client.perform(call, progress),
             Counterpart::Own(context) => ops::perform(&context, call, progress),
-        }
+        })
     }
 
     /// The daemon, or the store itself, opened for writing if `writes`.
@@ -165,6 +167,22 @@ impl Session {
         let mode = if writes { Access::Write } else { Access::Read };
         let store = Arc::new(Store::open(self.store(), mode)?);
         Ok(Context::new(store, self.config.threads))
+    }
+}
+
+/// Calls again when the daemon refused because it is ending: it has not begun the call then.
+///
+/// # Errors
+/// The call's.
+pub fn while_it_ends(call: impl Fn() -> Result<Report>) -> Result<Report> {
+    let begun = Instant::now();
+    loop {
+        match call() {
+            Err(error) if error.errno == Some(ENDING) && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(LOOK);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

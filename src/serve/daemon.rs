@@ -12,6 +12,7 @@ use super::control_server::{ControlServer, Performer};
 use super::fuse::adapter::{self, Adapter};
 use super::fuse::mount::Mounted;
 use super::mount_table;
+use super::protocol::ENDING;
 use crate::error::{Context as _, Error, Result};
 use crate::ops::Context;
 use crate::ops::report::{MountReport, MountedImage, Report};
@@ -341,7 +342,10 @@ impl Performer for Daemon {
         {
             let mut work = self.work.lock();
             if work.ending {
-                return Err(Error::busy("the daemon", "it is ending").remedy("try again"));
+                return Err(Error {
+                    errno: Some(ENDING),
+                    ..Error::busy("the daemon", "it is ending").remedy("try again")
+                });
             }
             work.calls += 1;
         }

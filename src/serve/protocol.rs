@@ -23,6 +23,9 @@ use crate::ops::request::Call;
 /// The protocol's version; both sides must have the same.
 pub const PROTOCOL: u32 = 1;
 
+/// The error number of a daemon's refusal because it is ending: call again.
+pub const ENDING: i32 = libc::ESHUTDOWN;
+
 /// Longest [`Call`] that a daemon reads; bytes.
 pub const LONGEST_CALL: u64 = 1 << 20;
 
