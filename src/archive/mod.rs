@@ -18,8 +18,20 @@ mod numbers;
 mod source_file;
 mod staged;
 mod staging;
+mod tar_field;
+mod tar_input;
+mod tar_member;
+mod tar_source;
+mod tar_sparse;
+mod tar_tree;
 mod tree_writer;
 mod walk;
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::store::Store;
 
 pub use directory::import_directory;
 pub use identity::Identity;
@@ -27,3 +39,16 @@ pub use identity::Identity;
 pub const IMPORT: &str = "import";
 
 pub use staged::{StagedImport, Statistics};
+pub use tar_source::import_tar;
+
+/// Stages a source: a directory, else a tar archive (`-`: on standard input).
+///
+/// # Errors
+/// Those of [`import_directory`] and [`import_tar`].
+pub fn import(store: &Store, source: &Path, progress: &dyn Progress) -> Result<StagedImport> {
+    if source.is_dir() {
+        import_directory(store, source, progress)
+    } else {
+        import_tar(store, source, progress)
+    }
+}

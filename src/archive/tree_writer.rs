@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{Error, Result};
 use crate::store::catalog::fault::Fault;
-use crate::store::catalog::inode_row::bind;
+use crate::store::catalog::inode_row::{bind, number};
 use crate::store::digest::Digest;
 use crate::store::metadata::{Content, SharedInode};
 use crate::store::number::Number;
@@ -119,6 +119,73 @@ impl TreeWriter {
         self.with(|connection| {
             let mut statement = connection.prepare_cached(SQL)?;
             bind(inode, |values| statement.execute(values))?;
+            Ok(())
+        })
+    }
+
+    /// What `name` in directory `parent` is: its number and, once its inode is inserted, whether
+    /// it is a directory.
+    pub(super) fn lookup(
+        &self,
+        parent: Number,
+        name: &[u8],
+    ) -> Result<Option<(Number, Option<bool>)>> {
+        let sql = "SELECT e.number, i.kind = 4 FROM entries e LEFT JOIN inodes i \
+                   ON i.number = e.number WHERE e.parent = ?1 AND e.name = ?2";
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![parent.get(), name])?;
+            let Some(row) = rows.next()? else {
+                return Ok(None);
+            };
+            Ok(Some((number(row, 0, "entries")?, row.get(1)?)))
+        })
+    }
+
+    /// Whether a directory holds no names.
+    pub(super) fn is_empty(&self, directory: Number) -> Result<bool> {
+        let sql = "SELECT 1 FROM entries WHERE parent = ?1 LIMIT 1";
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            Ok(!statement.exists([directory.get()])?)
+        })
+    }
+
+    /// Removes a name.
+    pub(super) fn remove_entry(&self, parent: Number, name: &[u8]) -> Result<()> {
+        let sql = "DELETE FROM entries WHERE parent = ?1 AND name = ?2";
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.execute(params![parent.get(), name])?;
+            Ok(())
+        })
+    }
+
+    /// Removes inodes without a name and contents without an inode, which later entries of an
+    /// archive replaced; hands each such content to `drop_content`.
+    pub(super) fn remove_unnamed(
+        &self,
+        root: Number,
+        mut drop_content: impl FnMut(Digest) -> Result<()>,
+    ) -> Result<()> {
+        self.with(|connection| {
+            connection.execute_batch("CREATE INDEX entries_by_number ON entries (number)")?;
+            connection.execute(
+                "DELETE FROM inodes WHERE number <> ?1 \
+                 AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.number = inodes.number)",
+                [root.get()],
+            )?;
+            connection.execute_batch("CREATE INDEX inodes_by_digest ON inodes (digest)")?;
+            let unused = "FROM staged WHERE NOT EXISTS \
+                          (SELECT 1 FROM inodes i WHERE i.digest = staged.digest)";
+            {
+                let mut statement = connection.prepare(&format!("SELECT digest {unused}"))?;
+                let mut rows = statement.query([])?;
+                while let Some(row) = rows.next()? {
+                    drop_content(Digest::from_bytes(row.get(0)?))?;
+                }
+            }
+            connection.execute(&format!("DELETE {unused}"), [])?;
             Ok(())
         })
     }

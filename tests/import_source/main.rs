@@ -6,7 +6,9 @@
     reason = "a test that cannot go on should panic"
 )]
 
+mod archive;
 mod describe;
 mod directory;
 mod fixture;
+mod hostile;
 mod limits;
