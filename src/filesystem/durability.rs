@@ -98,8 +98,10 @@ impl Filesystem {
     fn sync_place(&self, node: &Arc<Node>) -> Outcome<()> {
         let mut directories = Vec::new();
         let mut token = None;
+        let is_indexed;
         {
             let _names = self.names.read();
+            is_indexed = matches!(node.place(), Place::Index);
             let mut current = node.clone();
             loop {
                 if let (Source::PrivateDirectory(_), Some(directory)) =
@@ -121,9 +123,9 @@ impl Filesystem {
                     Place::Root | Place::Unlinked => break,
                 }
             }
-            if matches!(node.place(), Place::Index) {
-                durable::sync(self.view.layer.index())?;
-            }
+        }
+        if is_indexed {
+            durable::sync(self.view.layer.index())?;
         }
         // A link's transaction holds the token and the directory of the name.
         if let Some(token) = token {

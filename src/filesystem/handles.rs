@@ -56,9 +56,13 @@ impl Drop for Writer {
         let last = self.0.writers.fetch_sub(1, Ordering::SeqCst) == 1;
         // A descriptor open for writing would keep fold from its read lease.
         let writable = matches!(&state.open, Some(open) if open.backing == Backing::Writable);
-        if last && (writable || state.handles == 0) {
-            state.open = None;
-        }
+        let closed = match last && (writable || state.handles == 0) {
+            true => state.open.take(),
+            false => None,
+        };
+        drop(state);
+        // Closing the last descriptor of an unlinked file may take its time.
+        drop(closed);
     }
 }
 
@@ -74,10 +78,14 @@ impl Drop for FileHandle {
     fn drop(&mut self) {
         let mut state = self.node.state.lock();
         state.handles -= 1;
-        // The writers may be operations without a handle; the last of them closes it.
-        if state.handles == 0 && self.node.writers.load(Ordering::SeqCst) == 0 {
-            state.open = None;
-        }
+        // Writers may be operations without a handle; the last of them closes it.
+        let last = state.handles == 0 && self.node.writers.load(Ordering::SeqCst) == 0;
+        let closed = match last {
+            true => state.open.take(),
+            false => None,
+        };
+        drop(state);
+        drop(closed);
     }
 }
 

@@ -50,7 +50,7 @@ impl Filesystem {
     /// Opens a regular file; [`Filesystem::release`] closes it. A file whose content is an object
     /// stays one until the first write; O_TRUNC makes it a private file without copying anything.
     ///
-    /// May wait for a fold or a promotion of the file when it opens for writing.
+    /// Waits for a fold or a promotion of the file only with O_TRUNC.
     ///
     /// # Errors
     /// EIO when the content is not there as it should be. The kernel refuses what permissions,
@@ -65,15 +65,16 @@ impl Filesystem {
         let write = flags.write || flags.truncate;
         let writer = write.then(|| Writer::new(node));
         let handle = FileHandle::new(node.clone(), writer);
-        if write {
+        if flags.truncate {
             let content = node.content.lock();
-            if flags.truncate {
-                self.resize(node, &content, 0)?;
-            } else {
-                self.open_to_write(node, &content)?;
-            }
+            self.resize(node, &content, 0)?;
         } else {
-            self.open_to_read(node)?;
+            // Held by a promotion or a fold under way: the first write waits for it.
+            let content = write.then(|| node.content.try_lock()).flatten();
+            match content {
+                Some(content) => self.open_to_write(node, &content)?,
+                None => self.open_to_read(node)?,
+            };
         }
         Ok(self.handles.insert_file(handle))
     }
@@ -174,8 +175,8 @@ impl Filesystem {
         })
     }
 
-    /// How many bytes the first change of a file's content would copy; `None` if it is a private
-    /// file. For the caller to decide which thread does it.
+    /// How many bytes a change of a file's content would copy, or wait for while another request
+    /// copies them; `None` if it is a private file. For the caller to decide which thread does it.
     pub fn needs_promotion(&self, node: &Arc<Node>) -> Outcome<Option<u64>> {
         if node.file_type != FileType::Regular {
             return Ok(None);

@@ -195,4 +195,6 @@ fn timespec(time: Time) -> Timespec {
 }
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod tests;

@@ -8,9 +8,12 @@ use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::create::Permissions;
+use super::data::SetId;
+use super::images::Images;
 use super::node::Node;
+use super::open::OpenFlags;
 use super::{Caller, Filesystem};
-use crate::filesystem::images::Images;
 use crate::store::catalog::{NewFamily, NewImage, Share};
 use crate::store::digest::Digest;
 use crate::store::mark::{self, DirectoryRole, Mark, Role};
@@ -29,6 +32,7 @@ use crate::sys::durable;
 /// big             1 MiB
 /// twin, dir/twin  one file, "twin"
 /// sub/            empty
+/// spares/         0 to 99, each 200,000 bytes; and as many files a0 = b0 to a99 = b99
 /// ```
 pub(super) struct TestImage {
     pub fs: Arc<Filesystem>,
@@ -148,6 +152,14 @@ impl TestImage {
         builder.name(dir, "twin", twin);
         builder.add(Some(root), "sub", Content::Directory);
 
+        let spares = builder.add(Some(root), "spares", Content::Directory);
+        let content = builder.object(&big()[..200_000]);
+        for number in 0..100 {
+            builder.add(Some(spares), &number.to_string(), content.clone());
+            let both = builder.add(Some(spares), &format!("a{number}"), content.clone());
+            builder.name(spares, &format!("b{number}"), both);
+        }
+
         let base = store.catalog().reserve_image_id().unwrap();
         let image = store.catalog().reserve_image_id().unwrap();
         for id in [base, image] {
@@ -221,6 +233,35 @@ impl TestImage {
         self.fs.release(handle);
         buffer.truncate(length);
         buffer
+    }
+
+    /// Opens for reading and writing.
+    pub fn writer(&self, node: &Arc<Node>) -> u64 {
+        let flags = OpenFlags {
+            write: true,
+            truncate: false,
+        };
+        self.fs.open(node, flags).unwrap()
+    }
+
+    /// Makes a private file of this content.
+    pub fn make(&self, parent: &Arc<Node>, name: &str, content: &[u8]) -> Arc<Node> {
+        let permissions = Permissions {
+            mode: 0o644,
+            umask: 0,
+            caller: ROOT,
+        };
+        let made = self
+            .fs
+            .create(parent, name.as_bytes(), &permissions)
+            .unwrap();
+        let node = self.fs.node(made.number).unwrap();
+        if !content.is_empty() {
+            let handle = self.writer(&node);
+            self.fs.write(handle, 0, content, SetId::Keep).unwrap();
+            self.fs.release(handle);
+        }
+        node
     }
 
     /// How many entries `work/` holds.

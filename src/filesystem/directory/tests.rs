@@ -107,3 +107,94 @@ fn cookies_are_positions_that_fit_into_an_offset() {
     // Part of what nfsd and programs keep across remounts: never change it.
     assert_eq!(cookie_of(b"file"), 1991699577349446718);
 }
+
+/// Entries that nobody touches come exactly once, whatever else happens in between, also by
+/// telldir(3) and seekdir(3); entries that are there at the end of it all come after rewinddir(3).
+#[test]
+fn untouched_entries_come_once_while_others_come_and_go() {
+    use crate::filesystem::rename::Entry as Name;
+    use rustix::fs::RenameFlags;
+
+    let image = TestImage::new();
+    let dir = image.node("dir");
+    for number in 0..200 {
+        image.make(&dir, &format!("stays{number}"), b"");
+        image.make(&dir, &format!("goes{number}"), b"");
+        image.make(&dir, &format!("moves{number}"), b"");
+    }
+    let handle = image.fs.open_directory(&dir).unwrap();
+    let mut behind = START;
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut told = Vec::new();
+    for round in 0.. {
+        let piece = read(&image, handle, behind, 37);
+        let Some((_, _, cookie)) = piece.last() else {
+            break;
+        };
+        told.push((behind, piece.clone()));
+        behind = *cookie;
+        for (name, ..) in piece {
+            *seen.entry(name).or_default() += 1;
+        }
+        for number in round * 10..round * 10 + 10 {
+            let goes = format!("goes{number}");
+            if number < 200 {
+                image.fs.unlink(&dir, goes.as_bytes()).unwrap();
+                let (old, new) = (format!("moves{number}"), format!("moved{number}"));
+                let name = |name| Name { parent: &dir, name };
+                let (old, new) = (name(old.as_bytes()), name(new.as_bytes()));
+                image.fs.rename(old, new, RenameFlags::empty()).unwrap();
+            }
+            image.make(&dir, &format!("comes{number}"), b"");
+        }
+    }
+    let stays = |name: &str| name.starts_with("stays") || ["file", "twin", "link"].contains(&name);
+    assert!(seen.values().all(|&count| count == 1));
+    assert_eq!(seen.keys().filter(|name| stays(name)).count(), 203);
+    // Back to where a piece began, in the handle that was rewound and in a new one.
+    let other = image.fs.open_directory(&dir).unwrap();
+    assert!(read(&image, handle, START, usize::MAX).len() > 600);
+    for (behind, piece) in told.iter().rev().step_by(5) {
+        let untouched: Vec<_> = piece.iter().filter(|(name, ..)| stays(name)).collect();
+        for handle in [handle, other] {
+            let again = read(&image, handle, *behind, usize::MAX);
+            let mut again = again.iter().filter(|(name, ..)| stays(name));
+            for entry in &untouched {
+                assert_eq!(again.next(), Some(*entry));
+            }
+        }
+    }
+    image.fs.release(other);
+    image.fs.release(handle);
+}
+
+#[test]
+fn a_large_directory_is_listed_in_linear_time() {
+    let image = TestImage::new();
+    let sub = image.node("sub");
+    let time = |count: usize| {
+        let handle = image.fs.open_directory(&sub).unwrap();
+        let start = std::time::Instant::now();
+        let (mut behind, mut found) = (START, 0);
+        loop {
+            let piece = read(&image, handle, behind, 100);
+            let Some((_, _, cookie)) = piece.last() else {
+                break;
+            };
+            behind = *cookie;
+            found += piece.len();
+        }
+        assert_eq!(found, count + 2);
+        image.fs.release(handle);
+        start.elapsed()
+    };
+    for number in 0..500 {
+        image.make(&sub, &format!("a{number}"), b"");
+    }
+    let small = time(500);
+    for number in 0..2000 {
+        image.make(&sub, &format!("b{number}"), b"");
+    }
+    let large = time(2500);
+    assert!(large < small * 30, "{small:?} {large:?}");
+}
