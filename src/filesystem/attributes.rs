@@ -1,5 +1,6 @@
 //! What stat(2) of a node gives.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use super::Filesystem;
 use super::failure::Outcome;
 use super::node::{Node, Place, Source};
 use crate::merge::locate;
+use crate::store::entry;
 use crate::store::layer::{self, Layer, PrivateEntry};
-use crate::store::mark::{DirectoryRole, Mark};
+use crate::store::mark::{DirectoryRole, Mark, Role};
 use crate::store::metadata::{Content, FileType, SharedInode, Time};
 use crate::store::number::Number;
 
@@ -110,7 +112,17 @@ impl Filesystem {
         stat: &Stat,
         mark: &Mark,
     ) -> Outcome<Attributes> {
-        let host_mtime = time(stat.st_mtime, stat.st_mtime_nsec);
+        // As if nothing were private: what a directory takes on the host is no part of the view, and
+        // a stub takes what its object takes.
+        let size = match node.file_type {
+            FileType::Directory => Content::Directory.size(),
+            _ => stat.st_size as u64,
+        };
+        let blocks = match (node.file_type, mark.role) {
+            (FileType::Directory, _) => blocks_of(&Content::Directory),
+            (_, Role::Stub { .. }) => whole_blocks(size),
+            _ => stat.st_blocks as u64,
+        };
         let attributes = Attributes {
             number: node.number,
             file_type: node.file_type,
@@ -119,17 +131,11 @@ impl Filesystem {
             uid: stat.st_uid,
             gid: stat.st_gid,
             rdev: stat.st_rdev,
-            size: stat.st_size as u64,
-            blocks: match mark.role {
-                crate::store::mark::Role::Stub { .. } => (stat.st_size as u64).div_ceil(512),
-                _ => stat.st_blocks as u64,
-            },
+            size,
+            blocks,
             atime: time(stat.st_atime, stat.st_atime_nsec),
-            mtime: mark.shown.mtime.unwrap_or(host_mtime),
-            ctime: mark
-                .shown
-                .ctime
-                .unwrap_or(time(stat.st_ctime, stat.st_ctime_nsec)),
+            mtime: entry::shown_mtime(stat, mark),
+            ctime: entry::shown_ctime(stat, mark),
         };
         let Source::PrivateDirectory(DirectoryRole::Transparent { shared }) = node.source() else {
             return Ok(attributes);
@@ -178,23 +184,37 @@ impl Filesystem {
         stat: &Stat,
     ) -> Outcome<u32> {
         let directory = self.view.shared.directory(shared)?;
+        let subdirectories = directory.subdirectories();
         let mut links = stat.st_nlink as u32;
-        let names: std::collections::HashSet<_> =
-            layer::names_in(private.as_fd())?.into_iter().collect();
-        for (name, inode) in directory.iter() {
-            if inode.content == Content::Directory && !names.contains(name) {
-                links += 1;
+        // To ask for each costs less than to list many.
+        if subdirectories.len() as i64 * BYTES_A_NAME <= stat.st_size {
+            for name in subdirectories {
+                match fs::statat(private, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => {}
+                    Err(Errno::NOENT) => links += 1,
+                    Err(error) => return Err(error.into()),
+                }
             }
+            return Ok(links);
         }
-        Ok(links)
+        let names = layer::names_in(private.as_fd())?.into_iter();
+        let names: HashSet<_> = names.collect();
+        Ok(links + subdirectories.filter(|name| !names.contains(*name)).count() as u32)
     }
 }
+
+/// About what a name takes in a directory of the host.
+const BYTES_A_NAME: i64 = 32;
 
 /// What a plain file system would say of content without holes.
 fn blocks_of(content: &Content) -> u64 {
     match content {
-        Content::Regular { size, .. } => size.div_ceil(4096) * 8,
+        Content::Regular { size, .. } => whole_blocks(*size),
         Content::Directory => 8,
         _ => 0,
     }
+}
+
+fn whole_blocks(size: u64) -> u64 {
+    size.div_ceil(4096) * 8
 }

@@ -139,3 +139,17 @@ impl Node {
         }
     }
 }
+
+impl Drop for Node {
+    /// The last reference to a directory may be its child's: not by recursion, for a guest makes
+    /// trees as deep as it likes.
+    fn drop(&mut self) {
+        let mut place = std::mem::replace(&mut self.state.get_mut().place, Place::Unlinked);
+        while let Place::Entry { parent, .. } = place {
+            let Some(mut parent) = Arc::into_inner(parent) else {
+                return;
+            };
+            place = std::mem::replace(&mut parent.state.get_mut().place, Place::Unlinked);
+        }
+    }
+}

@@ -15,6 +15,7 @@ use super::Filesystem;
 use super::failure::Outcome;
 use super::node::{Node, Place, Source};
 use crate::store::draft::{self, Draft};
+use crate::store::entry;
 use crate::store::layer::{self, Layer, PrivateEntry};
 use crate::store::mark::{DirectoryRole, Mark, Role, Shown};
 use crate::store::metadata::{Content, FileType, SharedInode};
@@ -75,10 +76,9 @@ impl Filesystem {
         );
         if !transparent {
             let (stat, mark) = self.host_inode(directory)?;
-            let shown = self.private_attributes(directory, &stat, &mark)?;
             let kept = Shown {
-                ctime: Some(shown.ctime),
-                mtime: Some(shown.mtime),
+                ctime: Some(entry::shown_ctime(&stat, &mark)),
+                mtime: Some(entry::shown_mtime(&stat, &mark)),
             };
             if mark.shown != kept {
                 self.write_mark(
@@ -97,15 +97,13 @@ impl Filesystem {
     pub(super) fn keep_ctime(&self, node: &Arc<Node>) -> Outcome<()> {
         let (stat, mut mark) = self.host_inode(node)?;
         if mark.shown.ctime.is_none() {
-            let ctime = self.private_attributes(node, &stat, &mark)?.ctime;
-            mark.shown.ctime = Some(ctime);
+            mark.shown.ctime = Some(entry::host_ctime(&stat));
             self.write_mark(node, &mark)?;
         }
         Ok(())
     }
 
-    /// Gives a private node another mark. The only way to write the mark of a directory that may
-    /// have a node.
+    /// Gives a private node another mark. The only way to write the mark of what may have a node.
     pub(super) fn write_mark(&self, node: &Arc<Node>, mark: &Mark) -> Outcome<()> {
         let host = self.host(node)?.ok_or(Errno::IO)?;
         draft::write_mark(host.directory(self), host.name(), mark)?;
@@ -249,9 +247,14 @@ impl Filesystem {
             _ => return Err(Errno::STALE.into()),
         }
         self.view.index_added(node.number);
-        let mut state = node.state.lock();
-        state.source = Source::Private;
-        state.place = Place::Index;
+        let before = {
+            let mut state = node.state.lock();
+            state.source = Source::Private;
+            std::mem::replace(&mut state.place, Place::Index)
+        };
+        if let Place::Entry { parent, .. } = before {
+            self.done(parent);
+        }
         Ok(())
     }
 

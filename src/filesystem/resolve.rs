@@ -150,27 +150,48 @@ impl Filesystem {
         if !matches!(node.source(), Source::PrivateDirectory(_)) {
             return Ok(None);
         }
-        if let Some(directory) = self.directories.lock().get(&node.number) {
-            return Ok(Some(directory.clone()));
-        }
-        let opened = match node.place() {
-            Place::Root => layer::open_directory(self.view.layer.private(), b".", OFlags::PATH)?,
-            Place::Entry { parent, name } => {
-                let parent = self.private_directory(&parent)?.ok_or(Errno::STALE)?;
-                layer::open_directory(&parent, &name, OFlags::PATH)?
+        // Up to the nearest that is open, and down again.
+        let mut closed = Vec::new();
+        let mut current = node.clone();
+        let mut directory = loop {
+            if let Some(directory) = self.directories.lock().get(&current.number) {
+                break directory.clone();
             }
-            Place::Unlinked => {
-                if let Some(directory) = self.replaced.lock().get(&node.number) {
-                    return Ok(Some(directory.clone()));
+            match current.place() {
+                Place::Entry { parent, name } => {
+                    closed.push((current.number, name));
+                    current = parent;
                 }
-                let name = Layer::number_name(node.number);
+                place => break self.open_top(current.number, &place)?,
+            }
+        };
+        for (number, name) in closed.into_iter().rev() {
+            let opened = layer::open_directory(&directory, &name, OFlags::PATH)?;
+            directory = self.keep_open(number, opened);
+        }
+        Ok(Some(directory))
+    }
+
+    /// A private directory that is in no other one.
+    fn open_top(&self, number: Number, place: &Place) -> Outcome<Arc<OwnedFd>> {
+        let opened = match place {
+            Place::Root => layer::open_directory(self.view.layer.private(), b".", OFlags::PATH)?,
+            Place::Unlinked => {
+                if let Some(directory) = self.replaced.lock().get(&number) {
+                    return Ok(directory.clone());
+                }
+                let name = Layer::number_name(number);
                 layer::open_directory(self.view.layer.orphans(), &name, OFlags::PATH)?
             }
-            Place::Index => return Err(Errno::STALE.into()),
+            Place::Entry { .. } | Place::Index => return Err(Errno::STALE.into()),
         };
-        let opened = Arc::new(opened);
-        self.directories.lock().put(node.number, opened.clone());
-        Ok(Some(opened))
+        Ok(self.keep_open(number, opened))
+    }
+
+    fn keep_open(&self, number: Number, directory: OwnedFd) -> Arc<OwnedFd> {
+        let directory = Arc::new(directory);
+        self.directories.lock().put(number, directory.clone());
+        directory
     }
 
     /// Where the host inode of a private node lies; `None` for a shared one. With `names` held.

@@ -20,7 +20,7 @@ pub fn read_metadata(
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        mtime: mark.shown.mtime.unwrap_or(host_mtime(stat)),
+        mtime: shown_mtime(stat, mark),
         xattrs: guest_xattr::read_all(directory, name)?,
     })
 }
@@ -44,6 +44,11 @@ pub fn host_ctime(stat: &Stat) -> Time {
 /// The ctime that the view shows.
 pub fn shown_ctime(stat: &Stat, mark: &Mark) -> Time {
     mark.shown.ctime.unwrap_or(host_ctime(stat))
+}
+
+/// The mtime that the view shows.
+pub fn shown_mtime(stat: &Stat, mark: &Mark) -> Time {
+    mark.shown.mtime.unwrap_or(host_mtime(stat))
 }
 
 /// Type and content of a private entry; `None` for a file whose content is no object.

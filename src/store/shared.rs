@@ -6,7 +6,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::catalog::{Catalog, Reads};
-use super::metadata::SharedInode;
+use super::metadata::{Content, SharedInode};
 use super::number::Number;
 use crate::error::Result;
 
@@ -15,9 +15,32 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct SharedDirectory {
     entries: Vec<(Box<[u8]>, Arc<SharedInode>)>,
+    /// Positions of the subdirectories.
+    subdirectories: Box<[u32]>,
 }
 
 impl SharedDirectory {
+    fn new(entries: Vec<(Box<[u8]>, SharedInode)>) -> Self {
+        let is_directory = |inode: &SharedInode| inode.content == Content::Directory;
+        let subdirectories = (0..).zip(&entries);
+        let subdirectories = subdirectories.filter(|(_, (_, inode))| is_directory(inode));
+        let subdirectories = subdirectories.map(|(position, _)| position).collect();
+        let entries = entries.into_iter();
+        let entries = entries
+            .map(|(name, inode)| (name, Arc::new(inode)))
+            .collect();
+        Self {
+            entries,
+            subdirectories,
+        }
+    }
+
+    /// The names of the subdirectories, sorted.
+    pub fn subdirectories(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let positions = self.subdirectories.iter();
+        positions.map(|&position| &*self.entries[position as usize].0)
+    }
+
     /// The entry of that name.
     pub fn find(&self, name: &[u8]) -> Option<&Arc<SharedInode>> {
         let position = self
@@ -78,11 +101,7 @@ impl SharedLayer {
             }
             cache.epoch
         };
-        let entries = self.catalog.directory(number)?.into_iter();
-        let entries = entries
-            .map(|(name, inode)| (name, Arc::new(inode)))
-            .collect();
-        let directory = Arc::new(SharedDirectory { entries });
+        let directory = Arc::new(SharedDirectory::new(self.catalog.directory(number)?));
         let mut cache = self.cache.lock();
         if cache.epoch == epoch {
             cache.insert(number, directory.clone());
