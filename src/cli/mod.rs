@@ -25,6 +25,7 @@ use arguments::{Arguments, Command};
 use session::Session;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::lease;
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     start_log(&arguments);
+    // A fold in this process holds leases, whoever else opens the file.
+    lease::ignore_break_signal();
     let json = arguments.global.json;
     match run(arguments) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
 use crate::serve::daemon::{self, Lifetime};
 use crate::serve::dead_mounts;
-use crate::sys::{lease, memory, process};
+use crate::sys::{memory, process};
 
 /// Mount an image, or all of them as DIR/IMAGE
 ///
@@ -146,7 +146,6 @@ impl Daemon {
 /// Serves the store in this process; performs `first` before.
 fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<Outcome> {
     memory::map_large_allocations();
-    lease::ignore_break_signal();
     process::raise_descriptor_limit().about("the limit of open files")?;
     let context = match session.counterpart(true)? {
         Counterpart::Own(context) => *context,
