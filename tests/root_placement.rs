@@ -11,9 +11,11 @@ mod family;
 
 use std::path::Path;
 
+use family::guest::Guest;
 use family::{Fixture, assert_same, assert_shows, settle, symlink, write};
 use foldfs::fold::placement;
-use foldfs::store::catalog::Share;
+use foldfs::progress::Silent;
+use foldfs::store::catalog::{Reads, Share};
 
 fn common(root: &Path) {
     write(root, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
@@ -85,4 +87,124 @@ fn imports_that_tip_the_majority() {
         assert_same(before, &fixture.snapshot(name), name);
     }
     assert_same(&snapshot, &fixture.snapshot("four"), "four");
+}
+
+fn guest(fixture: &Fixture, name: &str) -> Guest {
+    Guest(fixture.filesystem(name))
+}
+
+fn remove(fixture: &Fixture, name: &str) -> u64 {
+    let context = &fixture.context;
+    let plan = foldfs::ops::remove::plan(context, name).unwrap();
+    let report = foldfs::ops::remove::apply(context, &plan, &Silent).unwrap();
+    report.withdrawn
+}
+
+#[test]
+fn what_only_one_image_still_uses_goes_back_into_it() {
+    let fixture = Fixture::new();
+    for name in ["one", "two", "three", "four"] {
+        import(
+            &fixture,
+            name,
+            if name == "one" { common } else { upgraded },
+        );
+    }
+    assert!(fixture.shared("f").contains(&"/opt/new/deep/file".into()));
+    assert!(remove(&fixture, "four") > 0);
+    assert_settled(&fixture);
+    assert!(!fixture.shared("f").contains(&"/opt".into()));
+    let before = ["f", "one", "two"].map(|name| (name, fixture.snapshot(name)));
+    remove(&fixture, "three");
+    assert_settled(&fixture);
+    for (name, before) in &before {
+        assert_same(before, &fixture.snapshot(name), name);
+    }
+    assert!(
+        fixture
+            .private("two")
+            .contains(&"/opt/new/deep/file stub".into())
+    );
+    remove(&fixture, "one");
+    remove(&fixture, "two");
+    assert_settled(&fixture);
+    assert_eq!(fixture.private("f"), [""; 0]);
+    assert_same(&before[0].1, &fixture.snapshot("f"), "the base alone");
+    let context = &fixture.context;
+    let plan = foldfs::ops::remove::plan(context, "f").unwrap();
+    assert!(
+        foldfs::ops::remove::apply(context, &plan, &Silent)
+            .unwrap()
+            .family_removed
+    );
+    assert!(context.store.catalog().families().unwrap().is_empty());
+    assert!(
+        std::fs::read_dir(context.store.path().join("images"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_base_goes_last_and_an_image_in_use_not_at_all() {
+    let fixture = Fixture::new();
+    import(&fixture, "one", common);
+    let error = foldfs::ops::remove::plan(&fixture.context, "f").unwrap_err();
+    assert!(error.to_string().contains("1 more"), "{error}");
+    let live = fixture.filesystem("one");
+    let error = foldfs::ops::remove::plan(&fixture.context, "one").unwrap_err();
+    assert_eq!(error.kind.exit_code(), 4);
+    drop(live);
+    remove(&fixture, "one");
+}
+
+#[test]
+fn a_majority_tips_under_live_images_with_renamed_and_opaque_directories() {
+    let fixture = Fixture::new();
+    for name in ["one", "two", "three"] {
+        import(
+            &fixture,
+            name,
+            if name == "three" { upgraded } else { common },
+        );
+    }
+    let one = guest(&fixture, "one");
+    one.rename("usr/share", "usr/moved").unwrap();
+    one.write("usr/moved/doc/a", b"mine").unwrap();
+    let two = guest(&fixture, "two");
+    for path in ["etc/hosts", "etc/os-release"] {
+        two.unlink(path).unwrap();
+    }
+    two.rmdir("etc").unwrap();
+    two.mkdir("etc").unwrap();
+    two.create("etc/own").unwrap();
+    let names = ["f", "one", "two", "three"];
+    let before = names.map(|name| (name, fixture.snapshot(name)));
+    import(&fixture, "four", upgraded);
+    for (name, before) in &before {
+        assert_same(before, &fixture.snapshot(name), name);
+    }
+    assert_settled(&fixture);
+    import(&fixture, "five", upgraded);
+    import(&fixture, "six", upgraded);
+    for (name, before) in &before {
+        assert_same(before, &fixture.snapshot(name), name);
+    }
+    assert_settled(&fixture);
+    let shared = fixture.shared("f");
+    assert!(shared.contains(&"/opt/link".into()), "{shared:?}");
+    assert!(!shared.contains(&"/usr/share/doc/b".into()), "{shared:?}");
+    for name in ["six", "five", "four", "three"] {
+        remove(&fixture, name);
+        for (name, before) in &before[..3] {
+            assert_same(before, &fixture.snapshot(name), name);
+        }
+        assert_settled(&fixture);
+    }
+    drop((one, two));
+    let fixture = fixture.reopen();
+    for (name, before) in &before[..3] {
+        assert_same(before, &fixture.snapshot(name), name);
+    }
 }

@@ -22,6 +22,13 @@ use crate::store::metadata::{Content, SharedInode};
 use crate::store::number::Number;
 use crate::sys::durable;
 
+/// Whether a private file (an empty one: content is an object here) is open: its handles must not
+/// lose the inode that a later write goes to.
+fn is_open_as_private(node: &Node, mark: &Mark) -> bool {
+    let state = node.state.lock();
+    mark.role == Role::File && (state.handles > 0 || state.open.is_some())
+}
+
 impl Filesystem {
     /// Does what the catalog says is still to be uncovered in this image; how many entries went.
     ///
@@ -151,7 +158,7 @@ impl Filesystem {
         }
         let node = self.table.get(mark.number);
         if let Some(node) = &node
-            && node.writers.load(Ordering::Acquire) > 0
+            && (node.writers.load(Ordering::Acquire) > 0 || is_open_as_private(node, &mark))
         {
             return Ok(false);
         }

@@ -40,12 +40,22 @@ pub struct Done {
 /// # Errors
 /// Those of reading the private layers and the catalog.
 pub fn plan(images: &Images, family: FamilyId) -> Result<Work> {
+    plan_without(images, family, None)
+}
+
+/// Plans the placement of a family as if one of its images were gone.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_without(images: &Images, family: FamilyId, gone: Option<ImageId>) -> Result<Work> {
     let catalog = images.store().catalog();
     let missing = || Error::failed(format!("family {family}"), "it does not exist");
     let family = catalog.family(family)?.ok_or_else(missing)?;
     let mut live = Vec::new();
     let mut voting = Vec::new();
-    for image in catalog.images_of(family.id)? {
+    let mut rows = catalog.images_of(family.id)?;
+    rows.retain(|image| Some(image.id) != gone);
+    for image in rows {
         live.push((image.id, images.filesystem(image.id)?));
         voting.push(image.role);
     }

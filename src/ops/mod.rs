@@ -12,6 +12,7 @@ mod new_layer;
 mod perform;
 pub mod place;
 mod references;
+pub mod remove;
 pub mod rename;
 pub mod report;
 #[cfg(test)]

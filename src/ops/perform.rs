@@ -44,6 +44,14 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             }
             Ok(Report::Import(plan.report(&tree)))
         }
+        Request::Remove { name } => {
+            let plan = super::remove::plan(context, name)?;
+            let report = match dry_run {
+                true => plan.report(),
+                false => super::remove::apply(context, &plan, progress)?,
+            };
+            Ok(Report::Remove(report))
+        }
         Request::Check { content } => {
             let options = super::check::Options { content: *content };
             super::check::run(context, options, progress).map(Report::Check)

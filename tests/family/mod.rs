@@ -1,7 +1,15 @@
 //! A store in a temporary directory, images made of small trees, and what their views look like.
 //! Needs root.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test; each file of tests uses its part"
+)]
+
+pub mod guest;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
