@@ -23,7 +23,7 @@ use super::intake::Intake;
 use super::numbers::ImportNumbers;
 use super::source_file::{self, SourceFile};
 use super::staged::StagedImport;
-use super::staging::Staging;
+use super::staging::{Purpose, Staging};
 use super::tree_writer::{RowSender, TreeRow, TreeWriter, initial_links, spawn_writer};
 use super::walk::{Batch, Walk};
 use crate::error::{Context, Error, Result};
@@ -51,12 +51,25 @@ pub fn import_directory(
     source: &Path,
     progress: &dyn Progress,
 ) -> Result<StagedImport> {
+    stage_directory(store, source, Purpose::Commit, progress)
+}
+
+/// The same for a given purpose.
+///
+/// # Errors
+/// Those of [`import_directory`].
+pub fn stage_directory(
+    store: &Store,
+    source: &Path,
+    purpose: Purpose,
+    progress: &dyn Progress,
+) -> Result<StagedImport> {
     lease::ignore_break_signal();
-    let staging = Staging::create(store)?;
+    let staging = Staging::create(store, purpose)?;
     let writer = TreeWriter::create(staging.path())?;
     let reading = Reading {
         intake: Intake::new(store, &staging)?,
-        numbers: ImportNumbers::new(store)?,
+        numbers: ImportNumbers::new(store, purpose)?,
         links: Mutex::default(),
         warnings: Mutex::default(),
         failure: Mutex::default(),

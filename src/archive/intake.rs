@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::staging::Staging;
+use super::staging::{Purpose, Staging};
 use crate::error::{Context, Error, Result};
 use crate::store::Store;
 use crate::store::digest::{Digest, Hasher};
@@ -83,6 +83,8 @@ pub(super) struct Intake<'a> {
     writing: Mutex<HashSet<Digest>>,
     written: Condvar,
     temporaries: AtomicU64,
+    /// In a dry run a staged file only says by its name that the content would be there.
+    purpose: Purpose,
 }
 
 impl<'a> Intake<'a> {
@@ -96,6 +98,7 @@ impl<'a> Intake<'a> {
             writing: Mutex::default(),
             written: Condvar::new(),
             temporaries: AtomicU64::new(0),
+            purpose: staging.purpose(),
         })
     }
 
@@ -202,7 +205,8 @@ impl<'a> Intake<'a> {
                 new,
             })
         });
-        if !matches!(settled, Some(Ok(Taken { new: true, .. }))) {
+        let moved = matches!(settled, Some(Ok(Taken { new: true, .. })));
+        if !moved || self.purpose == Purpose::DryRun {
             durable::unlink(self.staged, name.as_bytes()).about(&self.path)?;
         }
         settled.transpose()
@@ -232,6 +236,9 @@ impl<'a> Intake<'a> {
         }
         let _claim = Claim::take(self, *digest);
         let name = digest.to_string();
+        if self.purpose == Purpose::DryRun {
+            return self.create_filled(&name, |_| Ok(()));
+        }
         if write(&name)? {
             return Ok(true);
         }

@@ -33,13 +33,14 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::store::Store;
 
-pub use directory::import_directory;
+pub use directory::{import_directory, stage_directory};
 pub use identity::Identity;
 /// How the names of imports in `staging/` begin.
 pub const IMPORT: &str = "import";
 
 pub use staged::{StagedImport, Statistics};
-pub use tar_source::import_tar;
+pub use staging::Purpose;
+pub use tar_source::{import_tar, stage_tar};
 
 /// Stages a source: a directory, else a tar archive (`-`: on standard input).
 ///

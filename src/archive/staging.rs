@@ -22,11 +22,31 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// What an import is staged for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// An image is made of it.
+    Commit,
+    /// Only to see what would be made of it: nothing in the store is touched, and contents are
+    /// hashed but not kept.
+    DryRun,
+}
+
+/// Who holds the directory, and removes it when dropped.
+enum Holder {
+    Own {
+        _directory: StagingDirectory,
+    },
+    OtherProcess,
+    /// Elsewhere, for a dry run.
+    Scratch {
+        _directory: tempfile::TempDir,
+    },
+}
+
 /// The directory of one import.
 pub(super) struct Staging {
-    /// Holds the lock, and removes the directory when it is dropped; `None` if another process
-    /// does.
-    _held: Option<StagingDirectory>,
+    holder: Holder,
     directory: OwnedFd,
     objects: OwnedFd,
     name: String,
@@ -35,7 +55,10 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Makes and locks a new one.
-    pub(super) fn create(store: &Store) -> Result<Self> {
+    pub(super) fn create(store: &Store, purpose: Purpose) -> Result<Self> {
+        if purpose == Purpose::DryRun {
+            return Self::scratch();
+        }
         let held = store.stage(super::IMPORT)?;
         let name = held.name().to_owned();
         let path = store.path().join(layout::STAGING).join(&name);
@@ -46,9 +69,29 @@ impl Staging {
         Ok(Self {
             objects: objects.about(&about)?,
             directory: held.directory().try_clone_to_owned().about(about)?,
-            _held: Some(held),
+            holder: Holder::Own { _directory: held },
             name,
             path,
+        })
+    }
+
+    /// One of a dry run, below TMPDIR or /var/tmp.
+    fn scratch() -> Result<Self> {
+        let below = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        let made = tempfile::Builder::new()
+            .prefix("foldfs-")
+            .tempdir_in(&below)
+            .about(Path::new(&below).display())?;
+        let path = made.path().to_owned();
+        let about = path.display();
+        std::fs::create_dir(path.join(layout::OBJECTS)).about(&about)?;
+        let open = |path: &Path| fs::open(path, DIRECTORY, Mode::empty()).about(&about);
+        Ok(Self {
+            directory: open(&path)?,
+            objects: open(&path.join(layout::OBJECTS))?,
+            name: String::new(),
+            holder: Holder::Scratch { _directory: made },
+            path: path.clone(),
         })
     }
 
@@ -74,7 +117,7 @@ impl Staging {
         }
         let objects = fs::openat(&directory, layout::OBJECTS, DIRECTORY, Mode::empty());
         Ok(Self {
-            _held: None,
+            holder: Holder::OtherProcess,
             objects: objects.about(about)?,
             directory,
             name: name.to_owned(),
@@ -82,7 +125,15 @@ impl Staging {
         })
     }
 
-    /// The name below `staging/`.
+    /// What it is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        match self.holder {
+            Holder::Own { .. } | Holder::OtherProcess => Purpose::Commit,
+            Holder::Scratch { .. } => Purpose::DryRun,
+        }
+    }
+
+    /// The name below `staging/`; empty in a dry run.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -104,6 +155,9 @@ impl Staging {
 
     /// Makes all that was written to it durable, the file system's other files too.
     pub(super) fn sync(&self) -> Result<()> {
+        if self.purpose() == Purpose::DryRun {
+            return Ok(());
+        }
         durable::sync_filesystem(&self.objects).about(self.path.display())
     }
 }
@@ -122,7 +176,7 @@ mod tests {
         for name in ["", "..", "a/b", "nothing"] {
             refused(name);
         }
-        let staging = Staging::create(&store).unwrap();
+        let staging = Staging::create(&store, Purpose::Commit).unwrap();
         let path = staging.path().to_owned();
         drop(Staging::open(&store, staging.name()).unwrap());
         assert!(path.exists());

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::intake::{Intake, SMALL, Taken};
 use super::numbers::ImportNumbers;
 use super::staged::StagedImport;
-use super::staging::Staging;
+use super::staging::{Purpose, Staging};
 use super::tar_field::Segments;
 use super::tar_input::{self, Input};
 use super::tar_member::{MemberKind, Members};
@@ -41,10 +41,23 @@ const QUEUE: usize = 16;
 /// For anything that cannot be read, written or trusted; the error names the entry. Nothing is left
 /// in the store then.
 pub fn import_tar(store: &Store, source: &Path, progress: &dyn Progress) -> Result<StagedImport> {
+    stage_tar(store, source, Purpose::Commit, progress)
+}
+
+/// The same for a given purpose.
+///
+/// # Errors
+/// Those of [`import_tar`].
+pub fn stage_tar(
+    store: &Store,
+    source: &Path,
+    purpose: Purpose,
+    progress: &dyn Progress,
+) -> Result<StagedImport> {
     let input = Input::open(source, progress)?;
-    let staging = Staging::create(store)?;
+    let staging = Staging::create(store, purpose)?;
     let intake = Intake::new(store, &staging)?;
-    let numbers = ImportNumbers::new(store)?;
+    let numbers = ImportNumbers::new(store, purpose)?;
     let writer = TreeWriter::create(staging.path())?;
     let name = input.name.clone();
     let (sink, bytes) = tar_input::queue();

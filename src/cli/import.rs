@@ -10,9 +10,12 @@ use super::Outcome;
 use super::arguments::DryRun;
 use super::interrupt::Interrupt;
 use super::session::Session;
-use crate::archive::{self, StagedImport};
+use crate::archive::{self, Purpose, StagedImport};
 use crate::error::{Context as _, Error, Result};
+use crate::ops;
+use crate::ops::report::Report;
 use crate::ops::request::{Call, Request};
+use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::catalog::{Reads, Share, check_name};
 use crate::store::{Access, Store};
@@ -56,20 +59,46 @@ impl Import {
         for warning in staged.warnings() {
             log::warn!("{}: {warning}", self.source.display());
         }
-        let call = Call {
-            request: Request::CommitImport {
+        let report = if self.dry.dry_run {
+            self.foresee(session, &staged)?
+        } else {
+            let request = Request::CommitImport {
                 staged: staged.name().as_bytes().into(),
-                name: self.name,
-                family: self.family,
+                name: self.name.clone(),
+                family: self.family.clone(),
                 share: self.share.unwrap_or(session.config.share),
-                source: self.source.to_string_lossy().into_owned(),
-            },
-            dry_run: self.dry.dry_run,
+                source: self.source(),
+            };
+            let call = Call {
+                request,
+                dry_run: false,
+            };
+            session.perform(&call, &*progress)?
         };
-        let report = session.perform(&call, &*progress)?;
         drop(progress);
         drop(staged);
-        session.show(&report, call.dry_run)
+        session.show(&report, self.dry.dry_run)
+    }
+
+    /// Where the image comes from, for people: it may be read elsewhere.
+    fn source(&self) -> String {
+        match self.source.canonicalize() {
+            _ if self.source.as_os_str() == "-" => String::from("standard input"),
+            Ok(path) => PathBytes::from(path).to_string(),
+            Err(_) => PathBytes::from(self.source.clone()).to_string(),
+        }
+    }
+
+    fn foresee(&self, session: &Session, staged: &StagedImport) -> Result<Report> {
+        let options = ops::import::Options {
+            name: self.name.clone(),
+            family: self.family.clone(),
+            share: self.share.unwrap_or(session.config.share),
+            source: self.source(),
+        };
+        let context = session.open(false)?;
+        let plan = ops::import::plan(&context, staged, &options)?;
+        Ok(Report::Import(plan.report(staged)))
     }
 
     /// What the commit would refuse anyway is refused before anything is read.
@@ -86,10 +115,16 @@ impl Import {
 
     fn stage(&self, store: &Store, progress: &dyn Progress) -> Result<StagedImport> {
         progress.message(&format!("reading {}", self.source.display()));
-        let about = self.source.display();
-        if std::fs::metadata(&self.source).about(&about)?.is_dir() {
-            return archive::import_directory(store, &self.source, progress);
+        let purpose = match self.dry.dry_run {
+            true => Purpose::DryRun,
+            false => Purpose::Commit,
+        };
+        if self.source.as_os_str() != "-" {
+            let about = self.source.display();
+            if std::fs::metadata(&self.source).about(&about)?.is_dir() {
+                return archive::stage_directory(store, &self.source, purpose, progress);
+            }
         }
-        Err(Error::failed(about, "this build reads directories only"))
+        archive::stage_tar(store, &self.source, purpose, progress)
     }
 }
