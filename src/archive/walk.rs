@@ -142,7 +142,8 @@ impl<'a, 'b> Walk<'a, 'b> {
                 .remedy("mount the image and import the mount, or use `foldfs clone`"));
         }
         if holds(&stat, store.root()).about(&object)? {
-            return Err(Error::failed(object, "the store is inside it")
+            let cause = format!("the store is inside it: {}", store.path().display());
+            return Err(Error::failed(object, cause)
                 .remedy("import a directory that does not hold the store"));
         }
         let mut walk = Self {

@@ -23,7 +23,7 @@ pub struct ControlClient {
 }
 
 impl ControlClient {
-    /// Connects to the daemon behind `socket`; `None` if none runs: there is no socket, or nobody
+    /// Connects to the daemon behind `socket`; `None` if none runs: there is no socket, nobody
     /// listens on what a killed daemon left, or it is ending.
     ///
     /// # Errors
@@ -32,7 +32,12 @@ impl ControlClient {
         let object = socket.display().to_string();
         let stream = match UnixStream::connect(socket) {
             Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), Io::NotFound | Io::ConnectionRefused) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    Io::NotFound | Io::NotADirectory | Io::ConnectionRefused
+                ) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(error).about(object),
