@@ -127,7 +127,7 @@ impl Reading<'_> {
         source: &Path,
         writer: TreeWriter,
     ) -> Result<(Number, TreeWriter)> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = rayon::current_num_threads();
         std::thread::scope(|scope| {
             let (mut rows, writer) = spawn_writer(scope, writer);
             let (batches, queue) = sync_channel(QUEUE);

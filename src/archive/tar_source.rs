@@ -70,7 +70,7 @@ pub fn stage_tar(
         let (jobs, queue) = sync_channel(QUEUE);
         let queue = Arc::new(Mutex::new(queue));
         let (done, results) = channel();
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        for _ in 0..rayon::current_num_threads() {
             let (queue, done, intake) = (Arc::clone(&queue), done.clone(), &intake);
             scope.spawn(move || take_contents(intake, &queue, &done));
         }

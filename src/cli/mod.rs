@@ -63,6 +63,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Man(man) => return man.run(),
         _ => Session::new(&arguments.global)?,
     };
+    session.limit_threads()?;
     match arguments.command {
         Command::Init(init) => init.run(&session),
         Command::Import(import) => import.run(&session),

@@ -11,7 +11,7 @@ use super::progress_bar::progress;
 use super::render::render;
 use super::{Outcome, output};
 use crate::config::Config;
-use crate::error::{Context as _, ErrorKind, Result};
+use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::ops::report::Report;
 use crate::ops::request::{Call, Request};
 use crate::ops::{self, Context};
@@ -67,6 +67,20 @@ impl Session {
             json: global.json,
             quiet: global.quiet,
         })
+    }
+
+    /// Has hashing use as many threads as the configuration says; once in a process.
+    ///
+    /// # Errors
+    /// No more threads.
+    pub fn limit_threads(&self) -> Result<()> {
+        if self.config.threads == 0 {
+            return Ok(());
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.config.threads)
+            .build_global()
+            .map_err(|error| Error::failed("threads that hash", error))
     }
 
     /// The store's directory.
