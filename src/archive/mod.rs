@@ -12,6 +12,9 @@
 //! ```
 
 mod directory;
+mod directory_stack;
+mod export_directory;
+mod export_tar;
 mod identity;
 mod intake;
 mod numbers;
@@ -21,10 +24,12 @@ mod staging;
 mod tar_field;
 mod tar_input;
 mod tar_member;
+mod tar_record;
 mod tar_source;
 mod tar_sparse;
 mod tar_tree;
 mod tree_writer;
+mod view_source;
 mod walk;
 
 use std::path::Path;
@@ -34,13 +39,16 @@ use crate::progress::Progress;
 use crate::store::Store;
 
 pub use directory::{import_directory, stage_directory};
+pub use export_directory::export_directory;
+pub use export_tar::export_tar;
 pub use identity::Identity;
-/// How the names of imports in `staging/` begin.
-pub const IMPORT: &str = "import";
-
 pub use staged::{StagedImport, Statistics};
 pub use staging::Purpose;
 pub use tar_source::{import_tar, stage_tar};
+pub use view_source::{ImageSource, ViewEntry, ViewSource, ViewVisitor};
+
+/// How the names of imports in `staging/` begin.
+pub const IMPORT: &str = "import";
 
 /// Stages a source: a directory, else a tar archive (`-`: on standard input).
 ///

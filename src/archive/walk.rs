@@ -109,7 +109,7 @@ fn open_path(path: &Path) -> Result<(OwnedFd, Stat)> {
 }
 
 /// Whether `above` is `below` or a directory over it.
-fn holds(above: &Stat, below: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+pub(super) fn is_or_holds(above: &Stat, below: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     let mut stat = fs::fstat(below)?;
     let mut current: Option<OwnedFd> = None;
     loop {
@@ -137,11 +137,11 @@ impl<'a, 'b> Walk<'a, 'b> {
         let (file, stat) = open_path(source)?;
         let store_stat = fs::fstat(store.root()).about(store.path().display())?;
         let object = PathBytes::from(source);
-        if holds(&store_stat, file.as_fd()).about(&object)? {
+        if is_or_holds(&store_stat, file.as_fd()).about(&object)? {
             return Err(Error::failed(object, "it is inside the store")
                 .remedy("mount the image and import the mount, or use `foldfs clone`"));
         }
-        if holds(&stat, store.root()).about(&object)? {
+        if is_or_holds(&stat, store.root()).about(&object)? {
             let cause = format!("the store is inside it: {}", store.path().display());
             return Err(Error::failed(object, cause)
                 .remedy("import a directory that does not hold the store"));

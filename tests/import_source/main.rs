@@ -9,6 +9,7 @@
 mod archive;
 mod describe;
 mod directory;
+mod export;
 mod fixture;
 mod hostile;
 mod limits;
