@@ -86,9 +86,12 @@ impl Filesystem {
     fn shared_attributes(&self, node: &Node, inode: &SharedInode) -> Attributes {
         let shown = self.view.shown_as(inode.number, inode.ctime);
         let size = inode.content.size();
-        let links = match node.place() {
-            Place::Unlinked => 0,
-            _ => inode.links,
+        let (links, ctime) = {
+            let state = node.state.lock();
+            match state.place {
+                Place::Unlinked => (0, state.unlinked),
+                _ => (inode.links, shown.ctime),
+            }
         };
         Attributes {
             number: node.number,
@@ -102,7 +105,7 @@ impl Filesystem {
             blocks: blocks_of(&inode.content),
             atime: inode.metadata.mtime,
             mtime: inode.metadata.mtime,
-            ctime: shown.ctime,
+            ctime,
         }
     }
 

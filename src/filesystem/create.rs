@@ -191,7 +191,7 @@ impl Filesystem {
 
     /// Owner, mode and ACLs of a new inode (inode_init_owner() and posix_acl_create() of the
     /// kernel).
-    fn give_owner(
+    pub(super) fn give_owner(
         &self,
         parent: &Arc<Node>,
         draft: &Draft<'_>,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use parking_lot::Mutex;
 
 use crate::store::mark::DirectoryRole;
-use crate::store::metadata::FileType;
+use crate::store::metadata::{FileType, Time};
 use crate::store::number::Number;
 
 /// Where a node stands in the view. Changes under `Filesystem::names` held for writing.
@@ -72,6 +72,8 @@ pub struct OpenFile {
 pub struct State {
     /// Where it stands.
     pub place: Place,
+    /// When its last name went: the ctime of a shared inode that has none here any more.
+    pub unlinked: Time,
     /// Which layer it is in.
     pub source: Source,
     /// Of a directory: its mark is known to have no shown times.
@@ -111,6 +113,7 @@ impl Node {
             content: Mutex::new(()),
             state: Mutex::new(State {
                 place,
+                unlinked: Time::default(),
                 source,
                 own_times: false,
                 queued: false,

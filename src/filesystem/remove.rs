@@ -13,7 +13,7 @@ use crate::merge::list;
 use crate::merge::lookup::Parts;
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer};
-use crate::store::metadata::FileType;
+use crate::store::metadata::{FileType, Time};
 use crate::sys::durable;
 
 impl Filesystem {
@@ -165,7 +165,11 @@ impl Filesystem {
 
     /// Notes that a node has no name any more.
     pub(super) fn unlinked(&self, node: &Node) {
-        let place = std::mem::replace(&mut node.state.lock().place, Place::Unlinked);
+        let place = {
+            let mut state = node.state.lock();
+            state.unlinked = Time::now();
+            std::mem::replace(&mut state.place, Place::Unlinked)
+        };
         if let Place::Entry { parent, .. } = place {
             self.done(parent);
         }

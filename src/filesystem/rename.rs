@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::Filesystem;
+use super::create::Permissions;
 use super::create::check_name;
 use super::failure::{Failure, Outcome};
 use super::node::{Node, Place, Source};
+use super::{Caller, Filesystem};
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer, PrivateEntry};
 use crate::store::mark::{DirectoryRole, Mark, Role};
@@ -121,7 +122,7 @@ impl Filesystem {
         let occupant = layer::read_entry(to.as_fd(), new.name)?;
         let over_whiteout = matches!(occupant, Some(PrivateEntry::Whiteout));
         let device = match whiteout {
-            Some(number) => Some(self.whiteout_of_the_guest(number)?),
+            Some(number) => Some(self.whiteout_of_the_guest(number, old.parent)?),
             None => None,
         };
         self.guest_changes(old.parent)?;
@@ -223,11 +224,23 @@ impl Filesystem {
         Ok(())
     }
 
-    /// A guest's character device 0:0, which is no whiteout of ours.
-    fn whiteout_of_the_guest(&self, number: Number) -> Outcome<Draft<'_>> {
-        let draft = Draft::new(&self.view.layer, &Content::CharDevice { rdev: 0 })?;
+    /// A guest's character device 0:0, which is no whiteout of ours. Of its directory it inherits
+    /// what any new inode does, as on ext4.
+    fn whiteout_of_the_guest(&self, number: Number, parent: &Arc<Node>) -> Outcome<Draft<'_>> {
+        let content = Content::CharDevice { rdev: 0 };
+        let draft = Draft::new(&self.view.layer, &content)?;
         draft.mark(&Mark::new(number, Role::File))?;
-        durable::chmod(draft.directory(), draft.name(), 0)?;
+        let root = Caller {
+            uid: 0,
+            gid: 0,
+            pid: 0,
+        };
+        let permissions = Permissions {
+            mode: 0,
+            umask: 0,
+            caller: root,
+        };
+        self.give_owner(parent, &draft, &content, &permissions)?;
         Ok(draft)
     }
 

@@ -69,6 +69,12 @@ impl Changes {
             || self.atime.is_some()
             || self.mtime.is_some()
     }
+
+    /// Nothing is what chown(2) asks for that keeps owner and group; it sets ctime and clears
+    /// set-id bits all the same.
+    fn is_chown(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some() || self.size.is_none() && !self.of_metadata()
+    }
 }
 
 impl Filesystem {
@@ -90,7 +96,7 @@ impl Filesystem {
                 _ => return Err(Errno::INVAL.into()),
             }
         }
-        if !changes.of_metadata() {
+        if !changes.of_metadata() && !changes.is_chown() {
             return self.attributes(node);
         }
         let _change = self.change.read();
@@ -101,7 +107,7 @@ impl Filesystem {
 
     fn apply(&self, host: &Host, changes: &Changes) -> Outcome<()> {
         let (directory, name) = (host.directory(self), host.name());
-        if changes.uid.is_some() || changes.gid.is_some() {
+        if changes.is_chown() {
             durable::chown(directory, name, changes.uid, changes.gid)?;
         }
         // After the owner, which clears bits of it.
