@@ -402,7 +402,7 @@ fn caught(
     })
 }
 
-/// Leaves out what is not needed for a failure, in ever smaller pieces, for two minutes at most.
+/// Leaves out what is not needed for a failure, in ever smaller pieces, for three minutes at most.
 fn shorten_list(
     mut ops: Vec<Op>,
     mut error: String,
@@ -412,7 +412,7 @@ fn shorten_list(
     let mut piece = ops.len() / 2;
     while piece > 0 {
         let mut at = 0;
-        while at < ops.len() && start.elapsed() < Duration::from_secs(120) {
+        while at < ops.len() && start.elapsed() < Duration::from_secs(180) {
             let mut fewer = ops.clone();
             fewer.drain(at..(at + piece).min(ops.len()));
             match caught(case, &fewer) {

@@ -9,13 +9,16 @@
 )]
 
 pub mod at;
+pub mod device;
 pub mod directory;
 pub mod drive;
+pub mod image;
 pub mod mapping;
 pub mod model;
 pub mod op;
 pub mod sample;
 pub mod snapshot;
+pub mod store;
 
 use std::sync::Once;
 

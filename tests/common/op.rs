@@ -17,6 +17,8 @@ pub enum Where {
     Below(u16),
     /// The root.
     Root,
+    /// This path; for tests that do one thing.
+    Path(&'static str),
 }
 
 /// Names of entries to be.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use sha2::{Digest, Sha256};
@@ -153,6 +154,20 @@ impl Snapshot {
             }
         }
         Snapshot { entries }
+    }
+
+    /// The same with one mtime for everything modified since then: two trees in which the same was
+    /// done at different moments become equal.
+    pub fn with_recent_alike(mut self, since: SystemTime) -> Snapshot {
+        let since = since
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs() as i64);
+        for entry in self.entries.values_mut() {
+            if entry.mtime.0 >= since {
+                entry.mtime = (i64::MAX, 0);
+            }
+        }
+        self
     }
 
     /// For each name of a file with several names, the first of them.

@@ -34,6 +34,7 @@ impl Model {
         };
         match place {
             Where::Root => Some(Vec::new()),
+            Where::Path(path) => Some(path.into()),
             Where::Entry(n) => nth(n, &|path, _| !path.is_empty()),
             Where::File(n) => nth(n, &|_, id| matches!(self.nodes[&id].body, Body::File(_))),
             Where::Name(n, name) => Some(at::join(

@@ -1,0 +1,70 @@
+//! File systems on loop devices, for what the root's file system lacks.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::store::{mounts_below, tool};
+
+/// What to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// ext4 with inodes of 256 bytes: xattrs beyond 100 bytes take a block.
+    Ext4,
+    /// xfs with reflinks.
+    Xfs,
+}
+
+/// A mounted loop device in a directory that goes with it.
+#[derive(Debug)]
+pub struct Device {
+    /// Its root directory.
+    pub path: PathBuf,
+    _directory: TempDir,
+}
+
+impl Device {
+    /// Makes a file system of this many mebibytes.
+    pub fn new(kind: Kind, mebibytes: u64) -> Device {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let image = directory.path().join("image");
+        let file = File::create(&image).unwrap();
+        file.set_len(mebibytes << 20).unwrap();
+        drop(file);
+        let name = image.to_str().unwrap();
+        match kind {
+            Kind::Ext4 => tool("mkfs.ext4", &["-q", "-F", "-I", "256", name]),
+            Kind::Xfs => tool("mkfs.xfs", &["-q", "-f", "-m", "reflink=1", name]),
+        };
+        let path = directory.path().join("mnt");
+        fs::create_dir(&path).unwrap();
+        tool("mount", &["-o", "loop", name, path.to_str().unwrap()]);
+        Device {
+            path,
+            _directory: directory,
+        }
+    }
+
+    /// What is missing to make one.
+    pub fn missing(kind: Kind) -> Option<&'static str> {
+        let program = match kind {
+            Kind::Ext4 => "/usr/sbin/mkfs.ext4",
+            Kind::Xfs => "/usr/sbin/mkfs.xfs",
+        };
+        let there = Path::new(program).exists() && Path::new("/dev/loop-control").exists();
+        (!there).then_some("it needs loop devices, mkfs.ext4 and mkfs.xfs")
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        for mount in mounts_below(&self.path).iter().rev() {
+            let status = Command::new("umount").arg(mount).status();
+            if !status.is_ok_and(|status| status.success()) {
+                let _gone = Command::new("umount").arg("-l").arg(mount).status();
+            }
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Temporary stores, the foldfs program, and mounts that never outlive their test.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::sample;
+use super::snapshot::{Fields, Snapshot};
+
+/// No command of a test takes longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a program left behind.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The command line, for messages.
+    pub line: String,
+    /// The exit code; -1 if a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Panics with everything the program said if it ended otherwise, or panicked.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Ran {
+        let Ran { line, stderr, .. } = &self;
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        assert!(
+            self.code == code && !stderr.contains("panicked at"),
+            "{line}\nended with {}, expected {code}\n{stdout}\n{stderr}",
+            self.code
+        );
+        self
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.line, self.text()))
+    }
+
+    /// Panics unless standard error has all the words: object, cause, remedy.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Ran {
+        for word in words {
+            let found = self.stderr.contains(word);
+            assert!(
+                found,
+                "{}\nsays nothing of {word:?}:\n{}",
+                self.line, self.stderr
+            );
+        }
+        self
+    }
+}
+
+/// Runs a program to its end; one that hangs is killed, and the test fails.
+#[track_caller]
+pub fn run(command: &mut Command, input: &[u8]) -> Ran {
+    let line = format!("{command:?}");
+    let line = if line.len() > 2000 {
+        format!("{}...", &line[..2000])
+    } else {
+        line
+    };
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{line}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = thread::spawn(move || stdin.write_all(&input));
+    let stdout = reader(child.stdout.take().unwrap());
+    let stderr = reader(child.stderr.take().unwrap());
+    let code = wait(&mut child, PATIENCE).unwrap_or_else(|| panic!("{line} hangs"));
+    // A program need not read all that it is given.
+    let _unread = writer.join().unwrap();
+    let stdout = stdout.join().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr.join().unwrap()).into_owned();
+    Ran {
+        line,
+        code,
+        stdout,
+        stderr,
+    }
+}
+
+fn reader(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// Waits for a process of ours; kills it when the time is over.
+fn wait(child: &mut Child, patience: Duration) -> Option<i32> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    while start.elapsed() < patience {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status.code().unwrap_or(-1));
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+/// Runs a program of the system and expects success.
+#[track_caller]
+pub fn tool<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Ran {
+    run(Command::new(program).args(arguments), b"").exits(0)
+}
+
+/// A store and all that belongs to it, in a directory that goes with it.
+#[derive(Debug)]
+pub struct TestStore {
+    /// For trees, mount points and what else the test needs.
+    pub place: PathBuf,
+    /// The store.
+    pub path: PathBuf,
+    directory: Option<TempDir>,
+}
+
+impl TestStore {
+    /// An empty store below the target directory.
+    pub fn new() -> TestStore {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut store = TestStore::at(directory.path());
+        store.directory = Some(directory);
+        store
+    }
+
+    /// An empty store in a directory that exists.
+    pub fn at(place: &Path) -> TestStore {
+        super::fix_umask();
+        let path = place.join("store");
+        let place = place.to_owned();
+        let store = TestStore {
+            place,
+            path,
+            directory: None,
+        };
+        store.ok(&["init"]);
+        store
+    }
+
+    /// A command for this store.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_foldfs"));
+        command
+            .env_remove("FOLDFS_STORE")
+            .env("RUST_BACKTRACE", "1");
+        command.arg("--store").arg(&self.path).args(arguments);
+        command
+    }
+
+    /// Runs foldfs.
+    #[track_caller]
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        run(&mut self.command(arguments), b"")
+    }
+
+    /// Runs foldfs and expects success.
+    #[track_caller]
+    pub fn ok<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        self.run(arguments).exits(0)
+    }
+
+    /// Imports a tree into a family.
+    #[track_caller]
+    pub fn import(&self, name: &str, source: &Path, family: &str) -> Ran {
+        let source = source.as_os_str();
+        self.ok(&[
+            "import".as_ref(),
+            name.as_ref(),
+            source,
+            "--family".as_ref(),
+            family.as_ref(),
+        ])
+    }
+
+    /// A sample tree, made once for each variant.
+    pub fn sample(&self, variant: u32) -> PathBuf {
+        let tree = self.place.join(format!("sample{variant}"));
+        if !tree.exists() {
+            sample::make(&tree, variant);
+        }
+        tree
+    }
+
+    /// Mounts an image on a directory of its own.
+    #[track_caller]
+    pub fn mount(&self, image: &str) -> Mounted {
+        self.mount_with(image, "dev,suid")
+    }
+
+    /// Mounts an image with options.
+    #[track_caller]
+    pub fn mount_with(&self, image: &str, options: &str) -> Mounted {
+        let path = self.place.join(format!("mnt-{image}"));
+        fs::create_dir_all(&path).unwrap();
+        let mut arguments: Vec<&OsStr> = vec!["mount".as_ref(), image.as_ref(), path.as_os_str()];
+        if !options.is_empty() {
+            arguments.extend(["-o".as_ref(), OsStr::new(options)]);
+        }
+        self.ok(&arguments);
+        assert!(is_mounted(&path), "{} is no mount", path.display());
+        Mounted {
+            path,
+            store: self.path.clone(),
+        }
+    }
+
+    /// Expects that check finds nothing, contents included.
+    #[track_caller]
+    pub fn assert_sound(&self) {
+        self.ok(&["check", "--content"]);
+    }
+
+    /// The processes that serve this store in the background.
+    pub fn daemons(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let Ok(line) = fs::read(entry.path().join("cmdline")) else {
+                continue;
+            };
+            let mut words = line.split(|byte| *byte == 0);
+            let program = words.next().unwrap_or_default();
+            let path = self.path.as_os_str().as_encoded_bytes();
+            if program.ends_with(b"foldfs") && words.any(|word| word == path) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    /// Waits until no daemon serves the store.
+    #[track_caller]
+    pub fn wait_for_daemons(&self) {
+        let start = Instant::now();
+        while !self.daemons().is_empty() {
+            let patient = start.elapsed() < Duration::from_secs(20);
+            assert!(
+                patient,
+                "a daemon goes on without mounts: {:?}",
+                self.daemons()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for TestStore {
+    fn drop(&mut self) {
+        for mount in mounts_below(&self.place).iter().rev() {
+            detach(mount);
+        }
+        for pid in self.daemons() {
+            // Without mounts it ends by itself; a stuck one must not stay behind.
+            let _ended = Command::new("kill").arg(pid.to_string()).status();
+            let start = Instant::now();
+            while self.daemons().contains(&pid) && start.elapsed() < Duration::from_secs(5) {
+                thread::sleep(Duration::from_millis(20));
+            }
+            if self.daemons().contains(&pid) {
+                let _killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+        if let Some(directory) = self.directory.take() {
+            if std::env::var_os("FOLDFS_TEST_KEEP").is_some() && thread::panicking() {
+                eprintln!("kept: {}", directory.keep().display());
+            } else if let Err(error) = directory.close() {
+                eprintln!("{}: {error}", self.place.display());
+            }
+        }
+    }
+}
+
+/// A mount that goes with its guard.
+#[derive(Debug)]
+pub struct Mounted {
+    /// Where.
+    pub path: PathBuf,
+    store: PathBuf,
+}
+
+impl Mounted {
+    /// What it shows.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.path)
+    }
+
+    /// Expects that it shows what a plain tree shows, except what a copy cannot keep.
+    #[track_caller]
+    pub fn assert_shows(&self, tree: &Path) {
+        let what = format!("{} and {}", self.path.display(), tree.display());
+        Snapshot::of(tree).assert_same(&self.snapshot(), Fields::COPY, &what);
+    }
+
+    /// A path below it.
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.path.join(path)
+    }
+
+    /// Unmounts; panics if that does not work.
+    #[track_caller]
+    pub fn unmount(self) {
+        unmount_command(&self.store, &self.path).exits(0);
+        assert!(
+            !is_mounted(&self.path),
+            "{} is still mounted",
+            self.path.display()
+        );
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if is_mounted(&self.path) {
+            let ran = unmount_command(&self.store, &self.path);
+            if ran.code != 0 || is_mounted(&self.path) {
+                eprintln!("{}\n{}", ran.line, ran.stderr);
+                detach(&self.path);
+            }
+        }
+    }
+}
+
+fn unmount_command(store: &Path, path: &Path) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_foldfs"));
+    command.arg("--store").arg(store).arg("unmount").arg(path);
+    run(&mut command, b"")
+}
+
+fn detach(path: &Path) {
+    let _gone = Command::new("umount").arg("-l").arg(path).status();
+}
+
+/// Whether a path is a mount point.
+pub fn is_mounted(path: &Path) -> bool {
+    mounts_below(path).iter().any(|mount| mount == path)
+}
+
+/// All mount points at or below a path.
+pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let points = points.map(|point| PathBuf::from(OsString::from(point.replace("\\040", " "))));
+    points.filter(|point| point.starts_with(path)).collect()
+}
