@@ -14,7 +14,7 @@ use crate::merge::lookup::{self, Item, Parts, Site, damaged};
 use crate::merge::version::{Version, version_of};
 use crate::merge::view::View;
 use crate::path_bytes::PathBytes;
-use crate::store::catalog::Share;
+use crate::store::catalog::{Reads, Share};
 use crate::store::entry;
 use crate::store::layer;
 use crate::store::mark::{DirectoryRole, Mark, Role};
@@ -46,6 +46,7 @@ pub fn plan(
         share,
         participants,
         base: participants.iter().position(|participant| participant.base),
+        indexed: names_of_indexed(shared, participants)?,
         placement: Placement::default(),
         pending: Vec::new(),
     };
@@ -67,25 +68,58 @@ fn keep_split_groups(placement: &mut Placement) {
     for (number, _) in placement.changes.iter().filter_map(leaves) {
         *leaving.entry(number).or_default() += 1;
     }
-    let removed: BTreeSet<Number> = placement
-        .changes
-        .iter()
-        .filter_map(removed_directory)
-        .collect();
-    for change in &mut placement.changes {
+    let changes = placement.changes.iter();
+    let removed: BTreeSet<Number> = changes.filter_map(removed_directory).collect();
+    let stays = |change: &Change| {
         let Some((number, links)) = leaves(change) else {
-            continue;
+            return false;
         };
-        let stays = match change.directory {
+        let directory_stays = match change.directory {
             Directory::Shared(directory) => !removed.contains(&directory),
             Directory::New(_) => true,
         };
-        // What takes the place of a directory would lose its place in the plan.
+        // What is in a new directory would lose its place in the plan.
         let simple = !matches!(change.new, Becomes::Directory(_));
-        if leaving.get(&number).is_some_and(|count| *count < links) && stays && simple {
-            change.new = Becomes::Same;
+        leaving.get(&number).is_some_and(|count| *count < links) && directory_stays && simple
+    };
+    let changes = std::mem::take(&mut placement.changes);
+    let mut positions = Vec::with_capacity(changes.len());
+    for mut change in changes {
+        positions.push(placement.changes.len());
+        if stays(&change) {
+            continue;
+        }
+        if let Directory::New(position) = &mut change.directory {
+            // A directory comes before what is in it.
+            *position = positions[*position];
+        }
+        placement.changes.push(change);
+    }
+}
+
+/// Names of files of several names, by shared directory, and those of the directories above them.
+type Names = HashMap<Number, BTreeSet<Box<[u8]>>>;
+
+/// The names of the shared files that an image has in `index/`: nothing private need be at a name
+/// for the image to have another version of it.
+fn names_of_indexed(shared: &SharedLayer, participants: &[Participant<'_>]) -> Result<Names> {
+    let mut names = Names::new();
+    for Participant { view, .. } in participants {
+        let about = || format!("images/{}/index", view.layer.image());
+        let mut pending = view.layer.index_numbers().about(about())?;
+        for number in &mut pending {
+            *number = view.shared_of(*number);
+        }
+        while let Some(number) = pending.pop() {
+            for (directory, name) in shared.catalog().names_of(number)? {
+                // The directories above are known if this name is.
+                if names.entry(directory).or_default().insert(name) {
+                    pending.push(directory);
+                }
+            }
         }
     }
+    Ok(names)
 }
 
 /// The shared directory that a change removes.
@@ -147,6 +181,7 @@ struct Planner<'a> {
     share: Share,
     participants: &'a [Participant<'a>],
     base: Option<usize>,
+    indexed: Names,
     placement: Placement,
     pending: Vec<Pending>,
 }
@@ -177,7 +212,8 @@ impl Planner<'_> {
                 } => {
                     let place = self.descend(&parent, &name, old, new)?;
                     let private = |cursor: &Cursor| cursor.private().is_some();
-                    if place.cursors.iter().any(private) {
+                    let indexed = old.is_some_and(|old| self.indexed.contains_key(&old));
+                    if indexed || place.cursors.iter().any(private) {
                         self.visit(place)?;
                     }
                 }
@@ -208,6 +244,9 @@ impl Planner<'_> {
         {
             let listed = shared.iter().flat_map(|directory| directory.iter());
             names.extend(listed.map(|(name, _)| name.to_vec()));
+        }
+        if let Some(indexed) = place.old.and_then(|old| self.indexed.get(&old)) {
+            names.extend(indexed.iter().map(|name| name.to_vec()));
         }
         let first = self.pending.len();
         for name in names {
