@@ -92,17 +92,23 @@ fn rename(report: &RenameReport, would: Would) -> String {
 }
 
 fn remove(report: &RemoveReport, would: Would) -> String {
-    let family = if report.family_removed {
-        format!(", and family {} with it", report.family)
-    } else {
-        String::new()
-    };
-    format!(
-        "{} {}{family}; {} went back to the one image that uses them\n",
+    let mut out = format!(
+        "{} {}",
         report.image,
-        would.verb("removed", "would be removed"),
-        counted(report.withdrawn, "shared version"),
-    )
+        would.verb("removed", "would be removed")
+    );
+    if report.family_removed {
+        out.push_str(&format!(", and family {} with it", report.family));
+    }
+    if report.withdrawn > 0 {
+        let versions = counted(report.withdrawn, "shared version");
+        let verb = would.verb("went", "would go");
+        out.push_str(&format!(
+            "; {versions} {verb} back to the one image that uses them"
+        ));
+    }
+    out.push('\n');
+    out
 }
 
 fn fold(report: &FoldReport, would: Would) -> String {
