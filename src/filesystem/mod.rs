@@ -23,6 +23,7 @@ pub mod data;
 pub mod directory;
 mod durability;
 pub mod failure;
+pub mod fold_file;
 pub mod handles;
 pub mod images;
 #[cfg(test)]

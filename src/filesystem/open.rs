@@ -15,6 +15,7 @@ use super::handles::{FileHandle, Writer};
 use super::node::{Backing, Node, OpenFile, Source};
 use super::resolve::Host;
 use crate::error::Error;
+use crate::store::becoming;
 use crate::store::digest::Digest;
 use crate::store::mark::{self, Mark, Role, Shown};
 use crate::store::metadata::{Content, FileType};
@@ -154,7 +155,8 @@ impl Filesystem {
     fn open_object(&self, digest: Option<Digest>, size: u64) -> Outcome<OpenFile> {
         let file = match digest {
             Some(digest) => {
-                let file = self.store.objects().open(&digest)?;
+                let objects = self.store.objects();
+                let file = becoming::open(objects, self.view.layer.work(), &digest)?;
                 let found = fs::fstat(&file)?.st_size as u64;
                 if found != size {
                     let object = format!("object {digest}");

@@ -1,5 +1,9 @@
 //! Fold: what is equal is kept once. Two tiers: content (a private file becomes a stub) and
 //! placement (versions move into and out of the shared layer).
 
+pub mod candidates;
 mod commit;
+pub mod content;
+pub mod folding;
+mod holds;
 pub mod placement;

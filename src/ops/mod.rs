@@ -5,6 +5,7 @@ pub mod collect;
 #[cfg(test)]
 mod collect_tests;
 mod context;
+pub mod fold;
 pub mod import;
 pub mod init;
 pub mod list;

@@ -52,6 +52,16 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             };
             Ok(Report::Remove(report))
         }
+        Request::Fold { family } => {
+            let family = family.clone();
+            let options = super::fold::Options { family };
+            let plan = super::fold::plan(context, &options, progress)?;
+            let report = match dry_run {
+                true => plan.report(context, progress)?,
+                false => super::fold::apply(context, &plan, progress)?,
+            };
+            Ok(Report::Fold(report))
+        }
         Request::Check { content } => {
             let options = super::check::Options { content: *content };
             super::check::run(context, options, progress).map(Report::Check)

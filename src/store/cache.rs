@@ -104,8 +104,11 @@ impl HashCache {
     /// The digests of files, as far as they are known, in the order of the keys.
     pub fn get(&self, keys: &[FileKey]) -> Vec<Option<Digest>> {
         let today = today();
-        self.attempt(|connection| find(connection, keys, today))
-            .unwrap_or_else(|| vec![None; keys.len()])
+        self.attempt(|connection| match is_large_part(connection, keys.len())? {
+            true => find_in_passing(connection, keys, today),
+            false => find(connection, keys, today),
+        })
+        .unwrap_or_else(|| vec![None; keys.len()])
     }
 
     /// Remembers digests. Files that were altered less than two seconds ago are left out: they
@@ -213,6 +216,87 @@ fn find(
     Ok(found)
 }
 
+/// Whether so many keys are a part of the table that reading all of it costs less than looking each
+/// of them up.
+fn is_large_part(connection: &Connection, keys: usize) -> rusqlite::Result<bool> {
+    /// About as many rows fill a page.
+    const ROWS: usize = 35;
+    if keys < 100 {
+        return Ok(false);
+    }
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    Ok(keys * 5 > usize::try_from(pages).unwrap_or(0) * ROWS)
+}
+
+/// [`find`] by one pass through the table for each device.
+fn find_in_passing(
+    connection: &Connection,
+    keys: &[FileKey],
+    today: i64,
+) -> rusqlite::Result<Vec<Option<Digest>>> {
+    let position = |key: &FileKey| (key.device as i64, key.inode as i64);
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_unstable_by_key(|&index| position(&keys[index]));
+    let transaction = connection.unchecked_transaction()?;
+    let mut select = transaction.prepare_cached(
+        "SELECT inode, size, mtime_s, mtime_ns, ctime_s, ctime_ns, digest, seal, used \
+         FROM digests WHERE device = ?1 AND inode BETWEEN ?2 AND ?3 ORDER BY inode",
+    )?;
+    let mut found = vec![None; keys.len()];
+    let mut old = Vec::new();
+    for same in order.chunk_by(|&left, &right| keys[left].device == keys[right].device) {
+        let (Some(&first), Some(&last)) = (same.first(), same.last()) else {
+            continue;
+        };
+        let device = keys[first].device;
+        let mut wanted = same.iter().peekable();
+        let range = params![
+            device as i64,
+            keys[first].inode as i64,
+            keys[last].inode as i64
+        ];
+        let mut rows = select.query(range)?;
+        while let Some(row) = rows.next()? {
+            let inode: i64 = row.get(0)?;
+            while wanted
+                .next_if(|&&index| (keys[index].inode as i64) < inode)
+                .is_some()
+            {}
+            while let Some(&index) = wanted.next_if(|&&index| keys[index].inode as i64 == inode) {
+                let time = |seconds: usize| -> rusqlite::Result<Time> {
+                    Ok(Time {
+                        seconds: row.get(seconds)?,
+                        nanoseconds: row.get(seconds + 1)?,
+                    })
+                };
+                let key = FileKey {
+                    device,
+                    inode: inode as u64,
+                    size: row.get::<_, i64>(1)? as u64,
+                    mtime: time(2)?,
+                    ctime: time(4)?,
+                };
+                let digest = Digest::from_bytes(row.get(6)?);
+                if key == keys[index] && key.seal(&digest) == row.get::<_, [u8; 8]>(7)? {
+                    found[index] = Some(digest);
+                    if row.get::<_, i64>(8)? != today {
+                        old.push((device, inode));
+                    }
+                }
+            }
+        }
+    }
+    drop(select);
+    let mut touch = transaction
+        .prepare_cached("UPDATE digests SET used = ?3 WHERE device = ?1 AND inode = ?2")?;
+    for (device, inode) in old {
+        touch.execute(params![device as i64, inode, today])?;
+    }
+    drop(touch);
+    transaction.commit()?;
+    Ok(found)
+}
+
 fn open_or_renew(path: &Path) -> Option<Connection> {
     let error = match open(path) {
         Ok(connection) => return Some(connection),
@@ -279,6 +363,28 @@ mod tests {
             size: 1 << 40,
             mtime: time(-7),
             ctime: time(1000),
+        }
+    }
+
+    #[test]
+    fn many_keys_are_found_as_few_are() {
+        let (_directory, path) = fixture();
+        let cache = HashCache::open(&path);
+        let digests: Vec<_> = (0..1000u64)
+            .map(|n| (key(n * 2), Digest::of(&n.to_le_bytes())))
+            .collect();
+        cache.put(&digests);
+        let mut keys: Vec<_> = (0..2000).rev().map(key).collect();
+        keys.push(key(4));
+        keys.push(FileKey { size: 1, ..key(8) });
+        keys.push(FileKey {
+            device: 1,
+            ..key(8)
+        });
+        let together = cache.get(&keys);
+        assert_eq!(together.iter().flatten().count(), 1001);
+        for (key, digest) in keys.iter().zip(together) {
+            assert_eq!(cache.get(&[*key]), [digest]);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Bytes on disk: everything of docs/format.md, and nothing of what it means to a view.
 
+pub mod becoming;
 pub mod cache;
 pub mod catalog;
+pub mod content;
 #[cfg(test)]
 mod crash_tests;
 pub mod digest;

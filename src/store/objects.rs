@@ -11,14 +11,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::digest::{Digest, Hasher};
+use super::content::{GoOn, digest_of, same_bytes};
+use super::digest::Digest;
 use super::layout;
 use super::tree;
 use crate::error::{Context, Error, Result};
-use crate::sys::{copy, durable, xattr};
-
-/// How much is read at a time when content is hashed or compared.
-const PIECE: usize = 128 * 1024;
+use crate::sys::{durable, xattr};
 
 /// The objects of a store.
 pub struct Objects {
@@ -228,8 +226,21 @@ impl Objects {
     /// # Errors
     /// As [`Objects::open`]; errors of reading.
     pub fn same_content(&self, file: BorrowedFd<'_>, digest: &Digest) -> Result<bool> {
+        Ok(self.same_content_while(file, digest, &|_| true)? == Some(true))
+    }
+
+    /// [`Objects::same_content`] for as long as `go_on` says so; `None` if it did not to the end.
+    ///
+    /// # Errors
+    /// As [`Objects::same_content`].
+    pub fn same_content_while(
+        &self,
+        file: BorrowedFd<'_>,
+        digest: &Digest,
+        go_on: GoOn<'_>,
+    ) -> Result<Option<bool>> {
         let object = self.open(digest)?;
-        same_bytes(file, object.as_fd()).about(about(digest))
+        same_bytes(file, object.as_fd(), go_on).about(about(digest))
     }
 
     /// What `objects/` occupies, in bytes of allocated blocks.
@@ -277,44 +288,6 @@ fn entries(directory: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, FileType)>> {
         found.push((name.to_vec(), kind));
     }
     Ok(found)
-}
-
-/// The digest of an open file's content.
-///
-/// # Errors
-/// Errors of reading.
-pub fn digest_of(file: BorrowedFd<'_>) -> rustix::io::Result<Digest> {
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; PIECE];
-    let mut offset = 0;
-    loop {
-        let length = copy::read_at(file, &mut buffer, offset)?;
-        hasher.update(&buffer[..length]);
-        offset += length as u64;
-        if length < buffer.len() {
-            return Ok(hasher.finish());
-        }
-    }
-}
-
-/// Whether two open files have the same content.
-fn same_bytes(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> rustix::io::Result<bool> {
-    if fs::fstat(a)?.st_size != fs::fstat(b)?.st_size {
-        return Ok(false);
-    }
-    let mut buffers = (vec![0; PIECE], vec![0; PIECE]);
-    let mut offset = 0;
-    loop {
-        let length = copy::read_at(a, &mut buffers.0, offset)?;
-        let other = copy::read_at(b, &mut buffers.1, offset)?;
-        if length != other || buffers.0[..length] != buffers.1[..length] {
-            return Ok(false);
-        }
-        offset += length as u64;
-        if length < PIECE {
-            return Ok(true);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -434,6 +407,7 @@ mod tests {
     #[test]
     fn comparing_and_verifying_see_every_byte() {
         let fixture = Fixture::new();
+        use crate::store::content::PIECE;
         for length in [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
             let content = vec![7; length];
             let (digest, _) = fixture.publish(&content);

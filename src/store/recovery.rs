@@ -9,15 +9,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::Dir;
 use rustix::io::Errno;
 
+use super::becoming;
 use super::catalog::Reads;
-use super::digest::Digest;
 use super::image_dirs::open_directory;
 use super::layout;
 use super::number::ImageId;
-use super::objects::{Objects, digest_of};
 use super::open::Store;
 use super::staging;
 use super::tree;
@@ -71,7 +70,9 @@ fn clear_image(store: &Store, id: ImageId) -> Result<()> {
     let mut finished = false;
     for name in names(work.as_fd(), &about)? {
         match layout::parse_work(&name) {
-            Some(digest) => finished |= finish(store, work.as_fd(), &name, &digest, &about)?,
+            Some(digest) => {
+                finished |= becoming::finish_unproved(store, work.as_fd(), &name, &digest, &about)?
+            }
             None => tree::remove(work.as_fd(), &name, &about)?,
         }
     }
@@ -91,41 +92,6 @@ fn part(image: BorrowedFd<'_>, name: &str, about: &str) -> Result<Option<OwnedFd
         }
         Err(errno) => Err(errno).about(format!("{about}/{name}")),
     }
-}
-
-/// Finishes `work/DIGEST` (docs/format.md, A private file becomes an object); whether it is an
-/// object now.
-fn finish(
-    store: &Store,
-    work: BorrowedFd<'_>,
-    name: &[u8],
-    digest: &Digest,
-    about: &str,
-) -> Result<bool> {
-    let object = || format!("{about}/{digest}");
-    let stat = fs::statat(work, name, AtFlags::SYMLINK_NOFOLLOW).about(object())?;
-    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !regular {
-        tree::remove(work, name, about)?;
-        return Ok(false);
-    }
-    if stat.st_nlink > 1 || store.objects().exists(digest)? {
-        durable::unlink(work, name).about(object())?;
-        return Ok(false);
-    }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = fs::openat(work, name, flags, Mode::empty()).about(object())?;
-    if digest_of(file.as_fd()).about(object())? != *digest {
-        log::error!(
-            "{}: its content is not what it was; run `foldfs check`",
-            object()
-        );
-        return Ok(false);
-    }
-    durable::sync(&file).about(object())?;
-    Objects::strip(work, name)?;
-    store.objects().publish(work, name, digest)?;
-    Ok(true)
 }
 
 fn names(directory: BorrowedFd<'_>, about: &str) -> Result<Vec<Vec<u8>>> {

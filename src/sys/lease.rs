@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Once;
 
 use rustix::io::{Errno, Result};
 
@@ -17,6 +18,8 @@ impl ReadLease {
     /// # Errors
     /// EINVAL where the file system has no leases; EACCES without CAP_LEASE.
     pub fn take(file: OwnedFd) -> Result<Option<Self>> {
+        static IGNORED: Once = Once::new();
+        IGNORED.call_once(ignore_break_signal);
         // SAFETY: fcntl with F_SETLEASE takes an int and touches no memory of ours.
         let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
         if result == 0 {
@@ -52,7 +55,7 @@ impl Drop for ReadLease {
 }
 
 /// Breaking a lease sends SIGIO to its holder, whose default action ends the process: ignore it.
-/// Call once at the start of a process that takes leases.
+/// Taking one does so, too.
 pub fn ignore_break_signal() {
     // SAFETY: SIG_IGN is a valid disposition and SIGIO is used for nothing else here.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };

@@ -1,0 +1,344 @@
+//! The content tier carried out: files become stubs, some of them objects.
+//!
+//! In rounds, so that there are few syncs: files that become objects, one of each content; a sync;
+//! their names in `objects/`; then the files that are equal to them. Only a synced object is
+//! referred to by another file.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rayon::prelude::*;
+
+use super::candidates::{Candidate, Candidates};
+use super::content::{Counts, FileId, Plan, pool};
+use super::holds;
+use crate::error::Result;
+use crate::filesystem::Filesystem;
+use crate::filesystem::failure::Failure;
+use crate::filesystem::fold_file::{FoldFile, Folded, Held};
+use crate::filesystem::images::Images;
+use crate::progress::Progress;
+use crate::store::becoming;
+use crate::store::catalog::Image;
+use crate::store::digest::Digest;
+use crate::store::metadata::Time;
+use crate::store::open::Store;
+
+/// How many files are on their way to become objects at a time: until they are, they cost a
+/// look-up more.
+const ROUND: usize = 4096;
+
+/// An image at work.
+struct Target<'a> {
+    filesystem: Arc<Filesystem>,
+    candidates: &'a Candidates,
+    unmounted: bool,
+    counts: Mutex<Counts>,
+}
+
+struct Folding<'a> {
+    store: &'a Store,
+    images: Vec<Target<'a>>,
+    synced: Time,
+    progress: &'a dyn Progress,
+    /// What has become of files is in `work/`, and becomes objects.
+    becoming: Mutex<Vec<(u32, Digest)>>,
+}
+
+/// Carries a plan out; what each image got out of it. What has come into use since, or was altered,
+/// stays as it is.
+///
+/// # Errors
+/// Those of the host, ENOSPC for one. What is folded by then stays so; every view is as it was.
+pub fn apply(
+    images: &Images,
+    plan: &Plan,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Counts>> {
+    let mut counts: Vec<Counts> = plan
+        .images
+        .iter()
+        .map(|image| Counts {
+            busy: image.busy,
+            ..Counts::default()
+        })
+        .collect();
+    if plan.groups.is_empty() {
+        return Ok(counts);
+    }
+    progress.message("folding equal files");
+    progress.total(plan.counts().iter().map(|counts| counts.bytes).sum());
+    let mut targets = Vec::new();
+    for image in &plan.images {
+        let mounted = image.subject.mounted;
+        targets.push(Target::new(
+            images,
+            &image.subject.image,
+            mounted,
+            &image.candidates,
+        )?);
+    }
+    let folding = Folding::begin(images.store(), targets, progress)?;
+    let groups = plan.groups.iter();
+    let unshared: Vec<_> = groups.clone().filter(|group| !group.is_object).collect();
+    let mut equal: Vec<(FileId, Digest)> = groups
+        .filter(|group| group.is_object)
+        .flat_map(|group| group.files.iter().map(|&id| (id, group.digest)))
+        .collect();
+    let outcome = pool(threads)?.install(|| {
+        for round in unshared.chunks(ROUND) {
+            let left = folding.round(|| {
+                let left = round
+                    .par_iter()
+                    .map(|group| folding.found(&group.files, group.digest));
+                left.collect::<Result<Vec<_>>>()
+            })?;
+            for (group, left) in round.iter().zip(left) {
+                equal.extend(left.iter().map(|&id| (id, group.digest)));
+            }
+        }
+        folding.in_directories(&mut equal, |id, digest, parent| {
+            folding.fold(id, Some(digest), parent).map(|_| ())
+        })
+    });
+    for (counts, target) in counts.iter_mut().zip(folding.images) {
+        let done = target.counts.into_inner();
+        counts.files += done.files;
+        counts.bytes += done.bytes;
+        counts.freed += done.freed;
+        counts.busy += done.busy;
+    }
+    outcome.map(|()| counts)
+}
+
+/// Makes objects of all private files of an image that are not in use, equal to others or not; how
+/// many are new, and how many bytes they have.
+///
+/// # Errors
+/// As [`apply`].
+pub fn make_objects(
+    images: &Images,
+    image: &Image,
+    mounted: bool,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<(u64, u64)> {
+    let dirs = images.store().image_dirs(image.id)?;
+    let held = holds::of(images, image)?;
+    let candidates = Candidates::of(image.id, &dirs, &held)?;
+    let target = Target::new(images, image, mounted, &candidates)?;
+    let mut files: Vec<(FileId, ())> = (0..candidates.files.len() as u32)
+        .map(|file| ((0, file), ()))
+        .collect();
+    if files.is_empty() {
+        becoming::finish_left(images.store(), target.work(), "work")?;
+        return Ok((0, 0));
+    }
+    progress.total(candidates.files.iter().map(|file| file.key.size).sum());
+    let folding = Folding::begin(images.store(), vec![target], progress)?;
+    let new = Mutex::new((0, 0));
+    pool(threads)?.install(|| {
+        while !files.is_empty() {
+            let later = Mutex::new(Vec::new());
+            let rest = files.split_off(files.len().min(ROUND));
+            let mut round = std::mem::replace(&mut files, rest);
+            folding.round(|| {
+                folding.in_directories(&mut round, |id, (), parent| {
+                    match folding.fold(id, None, parent)? {
+                        Folded::Becoming { bytes, .. } => {
+                            let mut new = new.lock();
+                            new.0 += 1;
+                            new.1 += bytes;
+                        }
+                        // Equal to one of this round.
+                        Folded::Later => later.lock().push((id, ())),
+                        Folded::Stub { .. } | Folded::Busy | Folded::Other => {}
+                    }
+                    Ok(())
+                })
+            })?;
+            let later = later.into_inner();
+            if later.len() < round.len() {
+                files.extend(later);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(new.into_inner())
+}
+
+impl<'a> Target<'a> {
+    fn new(
+        images: &Images,
+        image: &Image,
+        mounted: bool,
+        candidates: &'a Candidates,
+    ) -> Result<Self> {
+        Ok(Self {
+            filesystem: images.filesystem(image.id)?,
+            candidates,
+            unmounted: !mounted,
+            counts: Mutex::default(),
+        })
+    }
+
+    fn work(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.filesystem.view.layer.work()
+    }
+
+    fn about(&self, candidate: &Candidate) -> String {
+        let path = self.candidates.describe(candidate);
+        let image = self.filesystem.view.layer.image();
+        format!("images/{image}: {}", path.escape_ascii())
+    }
+}
+
+impl<'a> Folding<'a> {
+    fn begin(
+        store: &'a Store,
+        images: Vec<Target<'a>>,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        for target in &images {
+            let image = target.filesystem.view.layer.image();
+            becoming::finish_left(store, target.work(), &format!("images/{image}/work"))?;
+        }
+        let synced = Time::now();
+        store.sync()?;
+        Ok(Self {
+            store,
+            images,
+            synced,
+            progress,
+            becoming: Mutex::default(),
+        })
+    }
+
+    /// Runs `fold`, after which the files that became objects get their names, even if it failed.
+    fn round<T>(&self, fold: impl FnOnce() -> Result<T>) -> Result<T> {
+        let folded = fold();
+        let becoming = std::mem::take(&mut *self.becoming.lock());
+        if !becoming.is_empty() {
+            self.store.sync()?;
+            becoming.par_iter().try_for_each(|(image, digest)| {
+                let work = self.images[*image as usize].work();
+                becoming::finish(self.store.objects(), work, digest)
+            })?;
+        }
+        folded
+    }
+
+    /// Makes the first of equal files that is not in use the object; the files that are left.
+    fn found<'b>(&self, files: &'b [FileId], digest: Digest) -> Result<&'b [FileId]> {
+        for (position, &id) in files.iter().enumerate() {
+            let rest = &files[position + 1..];
+            match self.fold(id, Some(digest), None)? {
+                Folded::Becoming { .. } | Folded::Stub { .. } => return Ok(rest),
+                Folded::Later => return Ok(&files[position..]),
+                Folded::Busy | Folded::Other => {}
+            }
+        }
+        Ok(&[])
+    }
+
+    /// Hands each file with the node of its directory to `take`.
+    fn in_directories<T: Copy + Send + Sync>(
+        &self,
+        files: &mut [(FileId, T)],
+        take: impl Fn(FileId, T, Option<&Held<'_>>) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let place = |(image, file): FileId| {
+            let candidates = self.images[image as usize].candidates;
+            (image, candidates.files[file as usize].directory)
+        };
+        files.sort_unstable_by_key(|(id, _)| (place(*id), *id));
+        let directories: Vec<_> = files
+            .chunk_by(|(left, _), (right, _)| place(*left) == place(*right))
+            .collect();
+        directories.into_par_iter().try_for_each(|files| {
+            let Some(&((image, file), _)) = files.first() else {
+                return Ok(());
+            };
+            let target = &self.images[image as usize];
+            let candidate = &target.candidates.files[file as usize];
+            let parent = self.directory(target, candidate)?;
+            files
+                .par_iter()
+                .try_for_each(|&(id, what)| take(id, what, parent.as_ref()))
+        })
+    }
+
+    fn directory<'b>(
+        &self,
+        target: &'b Target<'_>,
+        candidate: &Candidate,
+    ) -> Result<Option<Held<'b>>> {
+        let Some(path) = target.candidates.path(candidate.directory) else {
+            return Ok(None);
+        };
+        let found = target.filesystem.directory_at(&path);
+        found.map_err(|failure| failure.about(target.about(candidate)))
+    }
+
+    fn fold(
+        &self,
+        (image, file): FileId,
+        digest: Option<Digest>,
+        parent: Option<&Held<'_>>,
+    ) -> Result<Folded> {
+        let target = &self.images[image as usize];
+        let candidate = &target.candidates.files[file as usize];
+        let folded = self.fold_candidate(target, candidate, digest, parent)?;
+        let mut counts = target.counts.lock();
+        match folded {
+            Folded::Stub { bytes, freed } => {
+                counts.files += 1;
+                counts.bytes += bytes;
+                counts.freed += freed;
+            }
+            Folded::Becoming { digest, bytes } => {
+                counts.files += 1;
+                counts.bytes += bytes;
+                self.becoming.lock().push((image, digest));
+            }
+            Folded::Busy => counts.busy += 1,
+            Folded::Later | Folded::Other => {}
+        }
+        Ok(folded)
+    }
+
+    fn fold_candidate(
+        &self,
+        target: &Target<'_>,
+        candidate: &Candidate,
+        digest: Option<Digest>,
+        parent: Option<&Held<'_>>,
+    ) -> Result<Folded> {
+        let filesystem = &target.filesystem;
+        let about = |failure: Failure| failure.about(target.about(candidate));
+        let own;
+        let parent = match parent {
+            Some(parent) => Some(parent),
+            None => {
+                own = self.directory(target, candidate)?;
+                own.as_ref()
+            }
+        };
+        let node = match (parent, candidate.indexed()) {
+            (_, Some(number)) => filesystem.indexed_file(number),
+            (Some(parent), None) => filesystem.private_file(parent, &candidate.name),
+            (None, None) => Ok(None),
+        };
+        let Some(node) = node.map_err(about)? else {
+            return Ok(Folded::Other);
+        };
+        let fold = FoldFile {
+            digest,
+            unmounted: target.unmounted,
+            synced: Some(self.synced),
+            progress: &|bytes| self.progress.advance(bytes),
+        };
+        filesystem.fold_file(&node, &fold).map_err(about)
+    }
+}

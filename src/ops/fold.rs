@@ -1,0 +1,106 @@
+//! fold: what is equal is kept once. Content first, then placement; no view looks different for it.
+
+use super::context::Context;
+use super::place;
+use super::report::{FamilyFold, FoldReport};
+use crate::error::{Error, Result};
+use crate::fold::content::{self, Counts, Subject};
+use crate::fold::folding;
+use crate::merge::placement;
+use crate::progress::Progress;
+use crate::store::catalog::{Family, Reads};
+
+/// What to fold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// One family; `None`: all.
+    pub family: Option<String>,
+}
+
+/// What a fold will do.
+pub struct Plan {
+    families: Vec<Family>,
+    content: content::Plan,
+}
+
+/// Compares the private files of all images of the families with each other and with all objects.
+///
+/// # Errors
+/// There is no such family; the host's and the catalog's.
+pub fn plan(context: &Context, options: &Options, progress: &dyn Progress) -> Result<Plan> {
+    let catalog = context.store.catalog();
+    let families = match &options.family {
+        None => catalog.families()?,
+        Some(name) => {
+            let family = catalog.family_by_name(name)?;
+            vec![family.ok_or_else(|| no_family(name))?]
+        }
+    };
+    let mut subjects = Vec::new();
+    for family in &families {
+        for image in catalog.images_of(family.id)? {
+            let mounted = !context.mounted_on(image.id).is_empty();
+            subjects.push(Subject { image, mounted });
+        }
+    }
+    let content = content::plan(&context.images, subjects, context.threads, progress)?;
+    Ok(Plan { families, content })
+}
+
+fn no_family(name: &str) -> Error {
+    Error::failed(format!("family {name:?}"), "it does not exist")
+        .remedy("foldfs list shows all families")
+}
+
+impl Plan {
+    /// What would be reported if all of it were done now.
+    ///
+    /// # Errors
+    /// Those of reading the private layers and the catalog.
+    pub fn report(&self, context: &Context, progress: &dyn Progress) -> Result<FoldReport> {
+        self.report_with(&self.content.counts(), |family| {
+            place::run(context, family.id, true, progress)
+        })
+    }
+
+    fn report_with(
+        &self,
+        counts: &[Counts],
+        mut place: impl FnMut(&Family) -> Result<placement::Counts>,
+    ) -> Result<FoldReport> {
+        let mut families = Vec::new();
+        for family in &self.families {
+            let mut fold = FamilyFold {
+                family: family.name.clone(),
+                ..FamilyFold::default()
+            };
+            let images = self.content.images.iter().zip(counts);
+            for (image, counts) in
+                images.filter(|(image, _)| image.subject.image.family == family.id)
+            {
+                fold.examined += image.candidates.files.len() as u64;
+                fold.unchanged += image.unchanged;
+                fold.folded_files += counts.files;
+                fold.folded_bytes += counts.bytes;
+                fold.freed_bytes += counts.freed;
+                fold.busy_files += counts.busy;
+            }
+            let placed = place(family)?;
+            fold.shared_paths = placed.shared;
+            fold.unshared_paths = placed.replaced + placed.withdrawn;
+            families.push(fold);
+        }
+        Ok(FoldReport { families })
+    }
+}
+
+/// Folds. Files that have come into use since are left alone and counted.
+///
+/// # Errors
+/// The host's and the catalog's; what is done by then stays done, and no view has changed.
+pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<FoldReport> {
+    let counts = folding::apply(&context.images, &plan.content, context.threads, progress)?;
+    plan.report_with(&counts, |family| {
+        place::run(context, family.id, false, progress)
+    })
+}
