@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::control_server::{ControlServer, Performer};
-use super::fuse::adapter::{self, Adapter};
+use super::fuse::adapter::Adapter;
 use super::fuse::mount::Mounted;
+use super::fuse::pool;
 use super::mount_table;
 use super::protocol::ENDING;
 use crate::error::{Context as _, Error, Result};
@@ -74,7 +75,7 @@ impl Daemon {
             work: Mutex::default(),
             changed: Condvar::new(),
             was_mounted: AtomicBool::new(false),
-            pool: adapter::pool()?,
+            pool: pool::pool()?,
         }))
     }
 

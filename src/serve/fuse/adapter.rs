@@ -4,36 +4,29 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::answer::{
+    FOREVER, GENERATION, answer, caller, empty, entry, permissions, set_id_of_caller,
+    set_id_of_write, xattr,
+};
+use super::capabilities::negotiate;
 use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
-use crate::error::{Context, Result};
-use crate::filesystem::create::Permissions;
-use crate::filesystem::data::{Seek, SetId};
+use crate::filesystem::Filesystem;
+use crate::filesystem::data::Seek;
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
 use crate::filesystem::rename::Entry;
 use crate::filesystem::set_attributes::Changes;
 use crate::filesystem::xattrs::SetXattr;
-use crate::filesystem::{Caller, Filesystem};
 use crate::store::metadata::FileType;
-
-/// How long the kernel may believe entries and attributes: only it and we can change them, and what
-/// the background changes it is told of.
-const FOREVER: Duration = Duration::from_secs(365 * 86400);
-
-/// Numbers are never used again, so one generation will do.
-const GENERATION: Generation = Generation(0);
-
-/// Threads for work that may take long (promotions, syncs), for all mounts of the process.
-const LONG_WORKERS: usize = 8;
 
 /// Promotions of more bytes than this are left to the pool.
 const SHORT: u64 = 256 << 10;
@@ -42,43 +35,6 @@ const SHORT: u64 = 256 << 10;
 pub struct Adapter {
     filesystem: Arc<Filesystem>,
     pool: Arc<rayon::ThreadPool>,
-}
-
-/// The pool that all adapters of this process share.
-pub fn pool() -> Result<Arc<rayon::ThreadPool>> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(LONG_WORKERS)
-        .thread_name(|index| format!("long-{index}"))
-        .build()
-        .map(Arc::new)
-        .map_err(std::io::Error::other)
-        .about("threads for long work")
-}
-
-fn permissions(request: &Request, mode: u32, umask: u32) -> Permissions {
-    Permissions {
-        mode: mode & 0o7777,
-        umask,
-        caller: caller(request),
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        pid: request.pid(),
-    }
-}
-
-/// Answers with the value, or the error.
-macro_rules! answer {
-    ($reply:ident, $outcome:expr, $value:ident => $answer:expr) => {
-        match $outcome {
-            Ok($value) => $answer,
-            Err(failure) => $reply.error(errno(&failure)),
-        }
-    };
 }
 
 impl Adapter {
@@ -107,71 +63,9 @@ impl Adapter {
     }
 }
 
-fn entry(reply: ReplyEntry, outcome: Outcome<crate::filesystem::attributes::Attributes>) {
-    answer!(reply, outcome, attributes => reply.entry(&FOREVER, &file_attr(&attributes), GENERATION));
-}
-
-/// FUSE_WRITE_KILL_SUIDGID: the writer lacks CAP_FSETID.
-fn set_id_of_write(flags: WriteFlags) -> SetId {
-    if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-        SetId::Clear
-    } else {
-        SetId::Keep
-    }
-}
-
-/// For requests that say nothing of it (fuser 0.18 keeps the flag to itself): by the caller.
-fn set_id_of_caller(request: &Request) -> SetId {
-    if request.uid() == 0 {
-        SetId::Keep
-    } else {
-        SetId::Clear
-    }
-}
-
-fn empty(reply: ReplyEmpty, outcome: Outcome<()>) {
-    answer!(reply, outcome, _done => reply.ok());
-}
-
-/// Xattr calls ask for the size first, then for the value.
-fn xattr(reply: ReplyXattr, size: u32, outcome: Outcome<Vec<u8>>) {
-    answer!(reply, outcome, value => {
-        if size == 0 {
-            reply.size(value.len() as u32);
-        } else if value.len() > size as usize {
-            reply.error(Errno::ERANGE);
-        } else {
-            reply.data(&value);
-        }
-    });
-}
-
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_DONT_MASK,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_POSIX_ACL,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ];
-        for flag in wanted {
-            if config.add_capabilities(flag).is_err() {
-                log::info!("the kernel has no {flag:?}");
-            }
-        }
-        // What the kernel cannot do is not worth failing for: these only bound its read-ahead.
-        if let Err(most) = config.set_max_write(1 << 20) {
-            config
-                .set_max_write(most)
-                .map_err(|_| std::io::Error::other("max_write"))?;
-        }
-        Ok(())
+        negotiate(config)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
