@@ -7,7 +7,10 @@ use clap::{Args, ValueEnum};
 use super::Outcome;
 use super::arguments::DryRun;
 use super::session::Session;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::ops;
+use crate::ops::export::{Format, Options};
+use crate::ops::report::Report;
 use crate::ops::request::Request;
 
 /// Make a new image of an image or of a family's base, at once
@@ -74,9 +77,12 @@ impl Remove {
 }
 
 /// Write an image out of the store
+///
+/// The destination is there wholly or not at all. Where a guest is at work in the image, clone it
+/// and export the clone.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The image
+    /// The image, or a family: its base
     image: String,
     /// What to make: a directory, a tar archive (`-` for standard output), or a directory that
     /// will hold the layers of a kernel overlayfs
@@ -87,7 +93,6 @@ pub struct Export {
     format: ExportFormat,
 }
 
-/// What an export writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ExportFormat {
     /// A plain directory tree
@@ -99,10 +104,23 @@ enum ExportFormat {
 }
 
 impl Export {
-    pub fn run(self, _: &Session) -> Result<Outcome> {
-        Err(Error::failed(
-            format!("{self:?}"),
-            "this build cannot do it yet",
-        ))
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        let options = Options {
+            image: self.image,
+            destination: self.destination,
+            format: match self.format {
+                ExportFormat::Dir => Format::Dir,
+                ExportFormat::Tar => Format::Tar,
+                ExportFormat::Overlay => Format::Overlay,
+            },
+        };
+        let context = session.open(false)?;
+        let progress = session.progress();
+        let report = ops::export::export(&context, &options, &*progress)?;
+        drop(progress);
+        if options.format == Format::Tar && options.destination.as_os_str() == "-" {
+            return Ok(Outcome::Done);
+        }
+        session.show(&Report::Export(report), false)
     }
 }

@@ -3,8 +3,8 @@
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
 use crate::ops::report::{
-    CheckReport, CloneReport, CollectReport, FoldReport, ImportReport, InitReport, ListReport,
-    MountReport, RemoveReport, RenameReport, Report, StatusReport, WhyReport,
+    CheckReport, CloneReport, CollectReport, ExportReport, FoldReport, ImportReport, InitReport,
+    ListReport, MountReport, RemoveReport, RenameReport, Report, StatusReport, WhyReport,
 };
 use crate::path_bytes::PathBytes;
 
@@ -23,6 +23,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Status(report) => status(report),
         Report::List(report) => list(report),
         Report::Why(report) => why(report),
+        Report::Export(report) => export(report),
         Report::Mount(report) => mounts(report, would.verb("mounted", "would be mounted")),
         Report::Unmount(report) => mounts(report, would.verb("unmounted", "would be unmounted")),
     }
@@ -298,6 +299,14 @@ fn why(report: &WhyReport) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn export(report: &ExportReport) -> String {
+    let mut out = format!("{} written to {}\n", report.image, report.destination);
+    for difference in &report.differences {
+        out.push_str(&format!("overlayfs shows otherwise: {difference}\n"));
+    }
+    out
 }
 
 fn mounts(report: &MountReport, done: &str) -> String {

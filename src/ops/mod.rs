@@ -5,6 +5,7 @@ pub mod collect;
 #[cfg(test)]
 mod collect_tests;
 mod context;
+pub mod export;
 pub mod fold;
 pub mod import;
 pub mod init;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::export::Format;
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
 
@@ -33,6 +34,8 @@ pub enum Report {
     List(ListReport),
     /// To `Why`.
     Why(WhyReport),
+    /// Of `foldfs export`, which is no request: it only reads.
+    Export(ExportReport),
     /// To `Mount`.
     Mount(MountReport),
     /// To `Unmount`.
@@ -303,6 +306,19 @@ pub struct WhyReport {
     pub shared_with: Vec<String>,
     /// Images of the family that show another version, or none.
     pub differs_in: Vec<String>,
+}
+
+/// An image was written out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportReport {
+    /// The image.
+    pub image: String,
+    /// Where it is now.
+    pub destination: PathBytes,
+    /// What it has become.
+    pub format: Format,
+    /// What the kernel's overlayfs shows otherwise than the image does; of other formats nothing.
+    pub differences: Vec<String>,
 }
 
 /// What was mounted or unmounted.

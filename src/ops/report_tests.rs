@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::export::Format;
 use super::report::*;
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
@@ -133,6 +134,12 @@ fn samples() -> Vec<Report> {
                 source: text(),
                 mounted: vec![path()],
             }],
+        }),
+        Report::Export(ExportReport {
+            image: text(),
+            destination: path(),
+            format: Format::Overlay,
+            differences: vec![text()],
         }),
         Report::Mount(mount()),
         Report::Unmount(mount()),

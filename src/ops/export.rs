@@ -1,0 +1,81 @@
+//! export: an image as a plain directory, an archive, or layers of the kernel's overlayfs. It reads
+//! the store only, so any process does it, also beside a daemon.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::context::Context;
+use super::report::ExportReport;
+use crate::archive::{self, ImageSource};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::store::catalog::Reads;
+
+/// What an export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A plain directory tree.
+    Dir,
+    /// A tar archive.
+    Tar,
+    /// Layers for the kernel's overlayfs.
+    Overlay,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The image's name, or a family's: its base.
+    pub image: String,
+    /// A file or directory that does not exist, or an empty directory; for an archive also `-`,
+    /// standard output.
+    pub destination: PathBuf,
+    /// What it becomes.
+    pub format: Format,
+}
+
+/// Writes the image as it is. Where a guest is at work in it, parts may be of different moments:
+/// clone it first, and export the clone.
+///
+/// # Errors
+/// No image of that name; those of reading and writing. The destination is there wholly or not at
+/// all.
+pub fn export(
+    context: &Context,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<ExportReport> {
+    let store = &context.store;
+    let image = store
+        .catalog()
+        .image_by_name(&options.image)?
+        .ok_or_else(|| super::unknown_name(&options.image))?;
+    let view = context.images.view(&image)?;
+    let source = ImageSource {
+        view: &view,
+        objects: store.objects(),
+    };
+    progress.message(&format!("writing {}", image.name));
+    let destination = &options.destination;
+    let differences = match options.format {
+        Format::Dir => {
+            archive::export_directory(&source, store, destination, progress)?;
+            Vec::new()
+        }
+        Format::Tar => {
+            archive::export_tar(&source, store, destination, progress)?;
+            Vec::new()
+        }
+        Format::Overlay => {
+            return Err(Error::failed("overlay", "this build cannot do it yet"));
+        }
+    };
+    Ok(ExportReport {
+        image: image.name,
+        destination: destination.clone().into(),
+        format: options.format,
+        differences,
+    })
+}
