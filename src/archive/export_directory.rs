@@ -86,7 +86,7 @@ impl Target {
     }
 
     /// Makes the temporary directory beside the destination, which must not hold anything.
-    fn make_work(&self) -> Result<Work<'_>> {
+    pub(super) fn make_work(&self) -> Result<Work<'_>> {
         match fs::openat(&self.parent, &self.name[..], DIRECTORY, Mode::empty()) {
             Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -108,17 +108,12 @@ impl Target {
         // A name of 255 bytes leaves no room for more.
         let name = name[name.len().saturating_sub(255)..].to_vec();
         durable::mkdir(&self.parent, &name, 0o700).about(&self.shown)?;
-        let work = Work { target: self, name };
-        for part in ["tree", "links"] {
-            let directory = work.open()?;
-            durable::mkdir(directory, part.as_bytes(), 0o700).about(&self.shown)?;
-        }
-        Ok(work)
+        Ok(Work { target: self, name })
     }
 }
 
 /// The temporary directory, removed when dropped.
-struct Work<'a> {
+pub(super) struct Work<'a> {
     target: &'a Target,
     name: Vec<u8>,
 }
@@ -134,13 +129,15 @@ impl Work<'_> {
         opened.about(&self.target.shown)
     }
 
-    fn directory(&self, part: &str) -> Result<OwnedFd> {
-        let opened = fs::openat(self.open()?, part, DIRECTORY, Mode::empty());
-        opened.about(&self.target.shown)
+    /// Makes a directory in it.
+    pub(super) fn directory(&self, part: &str) -> Result<OwnedFd> {
+        let work = self.open()?;
+        durable::mkdir(&work, part.as_bytes(), 0o700).about(&self.target.shown)?;
+        fs::openat(work, part, DIRECTORY, Mode::empty()).about(&self.target.shown)
     }
 
     /// Gives the tree its name, in place of an empty directory.
-    fn place(self) -> Result<()> {
+    pub(super) fn place(self) -> Result<()> {
         let (target, directory) = (self.target, self.open()?);
         let placed = durable::rename(
             &directory,

@@ -14,10 +14,13 @@
 mod directory;
 mod directory_stack;
 mod export_directory;
+mod export_overlay;
 mod export_tar;
 mod identity;
 mod intake;
 mod numbers;
+mod overlay_layer;
+mod overlay_shared;
 mod source_file;
 mod staged;
 mod staging;
@@ -40,6 +43,7 @@ use crate::store::Store;
 
 pub use directory::{import_directory, stage_directory};
 pub use export_directory::export_directory;
+pub use export_overlay::export_overlay;
 pub use export_tar::export_tar;
 pub use identity::Identity;
 pub use staged::{StagedImport, Statistics};

@@ -131,7 +131,7 @@ pub struct ImageSource<'a> {
 
 impl ImageSource<'_> {
     /// Content and metadata of what is visited, and whether it may have several names.
-    fn describe(&self, visit: &Visit<'_>) -> Result<(Content, Metadata, bool)> {
+    pub(super) fn describe(&self, visit: &Visit<'_>) -> Result<(Content, Metadata, bool)> {
         let (stat, mark) = match visit.item {
             Item::Shared { inode, .. } => {
                 let several = inode.content != Content::Directory && inode.links > 1;

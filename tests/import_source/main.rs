@@ -10,6 +10,9 @@ mod archive;
 mod describe;
 mod directory;
 mod export;
+#[path = "../family/mod.rs"]
+mod family;
 mod fixture;
 mod hostile;
+mod image;
 mod limits;
