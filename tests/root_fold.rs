@@ -34,7 +34,7 @@ const ROOT: Caller = Caller {
 
 const WRITE: OpenFlags = OpenFlags {
     write: true,
-    truncate: false,
+    truncate: None,
 };
 
 /// Two images of a family, and the family's base.

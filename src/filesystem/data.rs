@@ -1,30 +1,30 @@
 //! Reading and altering the content of open files.
 //!
-//! Set-id bits and security.capability, which a change of content clears: the host clears
-//! security.capability, as the daemon has to ask it for each such change. The bits it leaves, for
-//! the daemon has CAP_FSETID: the kernel sends a SETATTR with the new mode, or, once
-//! FUSE_HANDLE_KILLPRIV_V2 is negotiated, asks with the request ([`SetId::Clear`]).
+//! A change of content clears set-id bits and security.capability. The xattr the host clears, with
+//! each change that the daemon makes. The bits it leaves alone, as the daemon has CAP_FSETID: we
+//! clear them by what the caller has. (The kernel leaves it to us, FUSE_HANDLE_KILLPRIV_V2; without
+//! that it would send a SETATTR before each write.)
 
 use std::sync::Arc;
 
 use rustix::fs::{self, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::Filesystem;
 use super::failure::Outcome;
 use super::handles::{FileHandle, Writer};
 use super::node::{Backing, Node, OpenFile};
 use super::open::ContentGuard;
+use super::{Caller, Filesystem};
 use crate::sys::copy;
 use crate::sys::durable::{self, Step};
 
 /// What becomes of the set-id bits of a file whose content is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetId {
-    /// They stay: the caller has CAP_FSETID, or the kernel clears them itself.
+    /// They stay: the caller is known to have CAP_FSETID.
     Keep,
-    /// They are cleared, set-gid only where the group may execute.
-    Clear,
+    /// They are cleared as for any other caller (setattr_should_drop_suidgid() of the kernel).
+    ClearFor(Caller),
 }
 
 /// What lseek(2) looks for.
@@ -189,14 +189,21 @@ impl Filesystem {
 
     /// Clears set-id bits that a change of a private file's content clears.
     pub(super) fn apply_set_id(&self, node: &Arc<Node>, set_id: SetId) -> Outcome<()> {
-        if set_id == SetId::Keep {
+        let SetId::ClearFor(caller) = set_id else {
+            return Ok(());
+        };
+        let mode = {
+            let _names = self.names.read();
+            self.host_inode(node)?.0.st_mode
+        };
+        if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
             return Ok(());
         }
         let _change = self.change.read();
         let _names = self.names.write();
         let (stat, _) = self.host_inode(node)?;
         let mode = stat.st_mode & 0o7777;
-        let kept = without_set_id(mode);
+        let kept = caller.mode_after_change(mode, stat.st_gid);
         if kept != mode {
             let host = self.host(node)?.ok_or(Errno::IO)?;
             durable::chmod(host.directory(self), host.name(), kept)?;
@@ -211,17 +218,6 @@ impl Filesystem {
         }
         Ok(handle)
     }
-}
-
-/// A mode without the set-id bits that a change of content clears: set-gid without execution for
-/// the group means mandatory locking, no privilege.
-pub(super) fn without_set_id(mode: u32) -> u32 {
-    let executed = libc::S_ISGID | libc::S_IXGRP;
-    let group = match mode & executed == executed {
-        true => libc::S_ISGID,
-        false => 0,
-    };
-    mode & !(libc::S_ISUID | group)
 }
 
 /// pwrite(2) until all is written or an error comes: what was written before it counts.

@@ -17,6 +17,7 @@
 
 pub mod acl;
 pub mod attributes;
+mod caller;
 mod cover;
 pub mod create;
 pub mod data;
@@ -60,22 +61,12 @@ use crate::store::mark::{DirectoryRole, Role};
 use crate::store::metadata::FileType;
 use crate::store::number::Number;
 use crate::store::open::Store;
+pub use caller::Caller;
 use durability::SyncedDirectories;
 use failure::Outcome;
 use handles::Handles;
 use node::{Node, Place, Source};
 use table::Table;
-
-/// Who asks: for ownership of new files and for the rules that the kernel leaves to us.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// fsuid.
-    pub uid: u32,
-    /// fsgid.
-    pub gid: u32,
-    /// Thread id, 0 if unknown.
-    pub pid: u32,
-}
 
 /// The lock that a family's images share: held shared by every change of an image's names or
 /// metadata, exclusively by a commit of the family's shared layer.

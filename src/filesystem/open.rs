@@ -10,6 +10,7 @@ use rustix::fs::{self, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Filesystem;
+use super::data::SetId;
 use super::failure::{Failure, Outcome};
 use super::handles::{FileHandle, Writer};
 use super::node::{Backing, Node, OpenFile, Source};
@@ -27,16 +28,16 @@ use crate::sys::xattr;
 pub struct OpenFlags {
     /// O_WRONLY or O_RDWR.
     pub write: bool,
-    /// O_TRUNC.
-    pub truncate: bool,
+    /// O_TRUNC, and what becomes of set-id bits then.
+    pub truncate: Option<SetId>,
 }
 
 impl OpenFlags {
-    /// From open(2)'s flags.
-    pub fn from_raw(flags: i32) -> Self {
+    /// From open(2)'s flags; `set_id` counts with O_TRUNC only.
+    pub fn from_raw(flags: i32, set_id: SetId) -> Self {
         Self {
             write: flags & libc::O_ACCMODE != libc::O_RDONLY,
-            truncate: flags & libc::O_TRUNC != 0,
+            truncate: (flags & libc::O_TRUNC != 0).then_some(set_id),
         }
     }
 }
@@ -63,12 +64,13 @@ impl Filesystem {
             FileType::Symlink => return Err(Errno::LOOP.into()),
             _ => return Err(Errno::NXIO.into()),
         }
-        let write = flags.write || flags.truncate;
+        let write = flags.write || flags.truncate.is_some();
         let writer = write.then(|| Writer::new(node));
         let handle = FileHandle::new(node.clone(), writer);
-        if flags.truncate {
+        if let Some(set_id) = flags.truncate {
             let content = node.content.lock();
             self.resize(node, &content, 0)?;
+            self.apply_set_id(node, set_id)?;
         } else {
             // Held by a promotion or a fold under way: the first write waits for it.
             let content = write.then(|| node.content.try_lock()).flatten();

@@ -3,6 +3,10 @@
 //! Who may do it is checked by the kernel (`default_permissions`), which also clears the set-gid bit
 //! of a mode that comes from somebody outside the file's group. What chown(2) clears (set-id bits,
 //! security.capability) the host clears, as it does for every caller.
+//!
+//! A request that changes nothing is what FUSE makes of chown(file, -1, -1), which clears set-id bits
+//! and sets ctime, and of what precedes a write to a set-id file (with FUSE_HANDLE_KILLPRIV_V2). The
+//! kernel has checked nobody's permission then.
 
 use std::sync::Arc;
 
@@ -43,7 +47,7 @@ pub struct Changes {
     pub atime: Option<NewTime>,
     /// Last modification.
     pub mtime: Option<NewTime>,
-    /// What becomes of set-id bits when the size is set.
+    /// What becomes of set-id bits when size or owner are set.
     pub set_id: SetId,
 }
 
@@ -101,14 +105,47 @@ impl Filesystem {
         }
         let _change = self.change.read();
         let _names = self.names.write();
-        self.change_metadata(node, |host| self.apply(host, changes))?;
+        if changes.of_metadata() || self.may_chown_to_itself(node, changes.set_id)? {
+            self.change_metadata(node, |host| self.apply(node, host, changes))?;
+        }
         self.attributes_of(node)
     }
 
-    fn apply(&self, host: &Host, changes: &Changes) -> Outcome<()> {
+    /// Whether chown(2) that keeps owner and group is to be done: not by others than the owner
+    /// where it would clear set-id bits.
+    fn may_chown_to_itself(&self, node: &Arc<Node>, set_id: SetId) -> Outcome<bool> {
+        let SetId::ClearFor(caller) = set_id else {
+            return Ok(true);
+        };
+        let attributes = self.attributes_of(node)?;
+        let is_set_id = attributes.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        let is_owner = caller.uid == 0 || caller.uid == attributes.uid;
+        Ok(is_owner || !is_set_id || node.file_type == FileType::Directory)
+    }
+
+    fn chown(&self, node: &Arc<Node>, host: &Host, changes: &Changes) -> Outcome<()> {
+        let (directory, name) = (host.directory(self), host.name());
+        let (before, _) = self.host_inode(node)?;
+        durable::chown(directory, name, changes.uid, changes.gid)?;
+        // The one bit that the host leaves because the daemon has CAP_FSETID.
+        let (after, _) = self.host_inode(node)?;
+        let mode = after.st_mode & 0o7777;
+        match changes.set_id {
+            SetId::ClearFor(caller)
+                if mode & libc::S_ISGID != 0
+                    && node.file_type != FileType::Directory
+                    && !caller.is_in_group_or_capable(before.st_gid) =>
+            {
+                Ok(durable::chmod(directory, name, mode & !libc::S_ISGID)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&self, node: &Arc<Node>, host: &Host, changes: &Changes) -> Outcome<()> {
         let (directory, name) = (host.directory(self), host.name());
         if changes.is_chown() {
-            durable::chown(directory, name, changes.uid, changes.gid)?;
+            self.chown(node, host, changes)?;
         }
         // After the owner, which clears bits of it.
         if let Some(mode) = changes.mode {

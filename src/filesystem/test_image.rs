@@ -239,7 +239,7 @@ impl TestImage {
     pub fn writer(&self, node: &Arc<Node>) -> u64 {
         let flags = OpenFlags {
             write: true,
-            truncate: false,
+            truncate: None,
         };
         self.fs.open(node, flags).unwrap()
     }

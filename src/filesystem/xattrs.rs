@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use super::acl;
 use super::failure::Outcome;
 use super::node::{Node, Source};
+use super::resolve::Host;
 use super::{Caller, Filesystem};
 use crate::store::guest_xattr;
-use crate::store::mark::DirectoryRole;
+use crate::store::mark::{DirectoryRole, Shown};
 use crate::store::metadata::{FileType, SharedInode};
-use crate::sys::process::{self, Capability};
 use crate::sys::{durable, xattr};
 
 /// XATTR_NAME_MAX
@@ -72,7 +72,7 @@ impl Filesystem {
             self.xattr_names_of(node)?
         };
         let trusted = |name: &Vec<u8>| name.starts_with(b"trusted.");
-        if names.iter().any(trusted) && !may_see_trusted(caller) {
+        if names.iter().any(trusted) && !caller.sees_trusted() {
             names.retain(|name| !trusted(name));
         }
         Ok(names)
@@ -107,23 +107,48 @@ impl Filesystem {
         }
         let _change = self.change.read();
         let _names = self.names.write();
-        let flags = match (how, self.xattr_of(node, name)?.is_some()) {
+        let (existing, is_untouched) = (self.xattr_of(node, name)?, self.is_untouched(node)?);
+        let flags = match (how, existing.is_some()) {
             (SetXattr::Create, true) => return Err(Errno::EXIST.into()),
             (SetXattr::Replace, false) => return Err(Errno::NODATA.into()),
             (SetXattr::Any, _) => XattrFlags::empty(),
             (SetXattr::Create, false) => XattrFlags::CREATE,
             (SetXattr::Replace, true) => XattrFlags::REPLACE,
         };
-        self.change_metadata(node, |host| {
+        if is_untouched && existing.is_some_and(|existing| existing == value) {
+            return Ok(());
+        }
+        let set = |host: &Host| {
             let (directory, file) = (host.directory(self), host.name());
             Ok(durable::set_xattr(
                 directory, file, &host_name, value, flags,
             )?)
-        })?;
-        match name == acl::ACCESS {
-            true => self.withdraw_set_gid(node, caller),
-            false => Ok(()),
+        };
+        if name != acl::ACCESS {
+            return self.change_metadata(node, set);
         }
+        let looks = || -> Outcome<_> {
+            let attributes = self.attributes_of(node)?;
+            Ok((attributes, self.xattr_of(node, name)?))
+        };
+        let before = looks()?;
+        self.change_metadata(node, set)?;
+        self.withdraw_set_gid(node, caller)?;
+        let after = looks()?;
+        if is_untouched && (after.0.mode, &after.1) == (before.0.mode, &before.1) {
+            // An ACL that says what the mode says already.
+            let (_, mut mark) = self.host_inode(node)?;
+            mark.shown.ctime = Some(before.0.ctime);
+            self.write_mark(node, &mark)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a node's times are not yet the guest's own, so that what is no change to ext4 must
+    /// not become one.
+    fn is_untouched(&self, node: &Arc<Node>) -> Outcome<bool> {
+        Ok(self.shown_metadata(node)?.is_some()
+            || self.host_inode(node)?.1.shown != Shown::default())
     }
 
     /// removexattr(2).
@@ -153,7 +178,7 @@ impl Filesystem {
     fn withdraw_set_gid(&self, node: &Arc<Node>, caller: &Caller) -> Outcome<()> {
         let (stat, _) = self.host_inode(node)?;
         let mode = stat.st_mode & 0o7777;
-        if mode & libc::S_ISGID == 0 || may_keep_set_gid(caller, stat.st_gid) {
+        if mode & libc::S_ISGID == 0 || caller.is_in_group_or_capable(stat.st_gid) {
             return Ok(());
         }
         let host = self.host(node)?.ok_or(Errno::IO)?;
@@ -195,26 +220,6 @@ impl Filesystem {
         let names = xattr::list(host.directory(self), host.name())?;
         let guest = names.iter().filter_map(|name| guest_xattr::unescape(name));
         Ok(guest.map(|name| name.into_owned()).collect())
-    }
-}
-
-fn may_see_trusted(caller: &Caller) -> bool {
-    match process::credentials(caller.pid) {
-        Some(credentials) => credentials.has_in_our_namespace(Capability::SysAdmin),
-        // A virtiofs guest's kernel, or a thread that is gone: its root is all we know.
-        None => caller.uid == 0,
-    }
-}
-
-fn may_keep_set_gid(caller: &Caller, group: u32) -> bool {
-    if caller.gid == group {
-        return true;
-    }
-    match process::credentials(caller.pid) {
-        Some(credentials) => {
-            credentials.groups.contains(&group) || credentials.has(Capability::FsetId)
-        }
-        None => caller.uid == 0,
     }
 }
 

@@ -106,7 +106,7 @@ impl Guest {
     pub fn open(&self, path: &str) -> Outcome<u64> {
         let flags = OpenFlags {
             write: true,
-            truncate: false,
+            truncate: None,
         };
         self.0.open(&self.node(path)?, flags)
     }

@@ -144,7 +144,7 @@ fn truncation_at_open_copies_nothing() {
     let reader = image.fs.open(&node, OpenFlags::default()).unwrap();
     let flags = OpenFlags {
         write: true,
-        truncate: true,
+        truncate: Some(SetId::Keep),
     };
     let writer = image.fs.open(&node, flags).unwrap();
     assert_eq!(read(&image, reader), b"");
@@ -268,6 +268,11 @@ fn ranges_are_copied_between_files_and_within_one() {
 fn a_change_of_content_takes_privileges_away() {
     let image = TestImage::new();
     let node = image.node("dir/file");
+    let stranger = crate::filesystem::Caller {
+        uid: 7,
+        gid: 7,
+        pid: 0,
+    };
     let capability = b"security.capability";
     let mode = Changes {
         mode: Some(0o6755),
@@ -276,7 +281,7 @@ fn a_change_of_content_takes_privileges_away() {
     // VFS_CAP_REVISION_2, cap_net_raw+ep
     let mut value = [0u8; 20];
     value[..6].copy_from_slice(&[1, 0, 0, 2, 0, 0x20]);
-    for (set_id, kept) in [(SetId::Keep, 0o6755), (SetId::Clear, 0o755)] {
+    for (set_id, kept) in [(SetId::Keep, 0o6755), (SetId::ClearFor(stranger), 0o755)] {
         image.fs.set_attributes(&node, &mode).unwrap();
         image
             .fs

@@ -7,7 +7,7 @@ use crate::filesystem::test_image::{OLD, TestImage, big, failing_at};
 
 const WRITE: OpenFlags = OpenFlags {
     write: true,
-    truncate: false,
+    truncate: None,
 };
 
 /// All but atime, which a look changes, and blocks, which promotion may change.
@@ -98,7 +98,7 @@ fn a_missing_or_short_object_is_an_error_and_never_wrong_bytes() {
     // Truncation needs none of it.
     let flags = OpenFlags {
         write: true,
-        truncate: true,
+        truncate: Some(SetId::Keep),
     };
     let handle = image.fs.open(&node, flags).unwrap_err();
     assert_eq!(handle.errno(), Errno::IO);

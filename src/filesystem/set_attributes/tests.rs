@@ -1,4 +1,5 @@
 use super::*;
+use crate::filesystem::Caller;
 use crate::filesystem::open::OpenFlags;
 use crate::filesystem::test_image::{OLD, TestImage, big};
 
@@ -10,6 +11,12 @@ const NONE: Changes = Changes {
     atime: None,
     mtime: None,
     set_id: SetId::Keep,
+};
+
+const STRANGER: Caller = Caller {
+    uid: 7,
+    gid: 7,
+    pid: 0,
 };
 
 #[test]
@@ -131,7 +138,7 @@ fn truncation_keeps_the_beginning_and_growth_adds_zeros() {
 #[test]
 fn set_id_bits_go_with_a_change_of_content_if_asked() {
     let image = TestImage::new();
-    for (mode, kept) in [(0o6755, 0o755), (0o2745, 0o2745), (0o4644, 0o644)] {
+    for (mode, kept) in [(0o6755, 0o755), (0o2745, 0o745), (0o4644, 0o644)] {
         let node = image.node("dir/file");
         let changes = Changes {
             mode: Some(mode),
@@ -140,7 +147,7 @@ fn set_id_bits_go_with_a_change_of_content_if_asked() {
         image.fs.set_attributes(&node, &changes).unwrap();
         let changes = Changes {
             size: Some(3),
-            set_id: SetId::Clear,
+            set_id: SetId::ClearFor(STRANGER),
             ..NONE
         };
         let after = image.fs.set_attributes(&node, &changes).unwrap();
@@ -175,4 +182,34 @@ fn what_cannot_be_changed_is_refused() {
         image.node("big").source(),
         crate::filesystem::node::Source::Shared(image.node("big").number)
     );
+}
+
+#[test]
+fn a_chown_of_nothing_clears_set_id_bits_for_the_owner_only() {
+    let image = TestImage::new();
+    let node = image.node("dir/file");
+    let by = |uid| Changes {
+        set_id: SetId::ClearFor(Caller { uid, ..STRANGER }),
+        ..NONE
+    };
+    let before = image.fs.attributes(&node).unwrap();
+    let after = image.fs.set_attributes(&node, &by(7)).unwrap();
+    assert!(after.ctime > before.ctime && after.mtime == OLD);
+    let mode = Changes {
+        mode: Some(0o6755),
+        uid: Some(7),
+        ..NONE
+    };
+    image.fs.set_attributes(&node, &mode).unwrap();
+    let after = image.fs.set_attributes(&node, &by(8)).unwrap();
+    assert_eq!(after.mode, 0o6755);
+    let after = image.fs.set_attributes(&node, &by(7)).unwrap();
+    assert_eq!(after.mode, 0o755);
+    let mode = Changes {
+        mode: Some(0o2745),
+        ..NONE
+    };
+    image.fs.set_attributes(&node, &mode).unwrap();
+    let after = image.fs.set_attributes(&node, &by(7)).unwrap();
+    assert_eq!(after.mode, 0o745);
 }

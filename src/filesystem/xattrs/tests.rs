@@ -161,3 +161,21 @@ fn names_of_trusted_xattrs_are_shown_to_administrators_only() {
     assert_eq!(image.fs.xattr_names(&node, &own).unwrap().len(), 2);
     assert_eq!(image.fs.xattr_names(&node, &NOBODY).unwrap().len(), 1);
 }
+
+#[test]
+fn what_is_no_change_to_ext4_leaves_the_times() {
+    let image = TestImage::new();
+    let node = image.node("dir/file");
+    let before = image.fs.attributes(&node).unwrap();
+    set(&image, "dir/file", "user.kind", b"shared", SetXattr::Any).unwrap();
+    assert_eq!(node.source(), Source::Shared(node.number));
+    // user::rw- group::r-- other::r--: the mode says so already.
+    let minimal: Vec<u8> = [&entries()[..12], &entries()[20..28], &entries()[36..44]].concat();
+    let minimal = [&minimal[..22], &[4, 0], &minimal[24..]].concat();
+    let name = "system.posix_acl_access";
+    set(&image, "dir/file", name, &minimal, SetXattr::Any).unwrap();
+    let after = image.fs.attributes(&node).unwrap();
+    assert_eq!((after.mode, after.ctime), (before.mode, before.ctime));
+    set(&image, "dir/file", "user.kind", b"own", SetXattr::Any).unwrap();
+    assert!(image.fs.attributes(&node).unwrap().ctime > before.ctime);
+}

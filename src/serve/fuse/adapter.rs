@@ -20,7 +20,7 @@ use super::answer::{
 use super::capabilities::negotiate;
 use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
 use crate::filesystem::Filesystem;
-use crate::filesystem::data::Seek;
+use crate::filesystem::data::{Seek, SetId};
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
 use crate::filesystem::rename::Entry;
@@ -249,9 +249,10 @@ impl fuser::Filesystem for Adapter {
         entry(reply, linked);
     }
 
-    fn open(&self, _req: &Request, nodeid: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, nodeid: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let set_id = set_id_of_caller(req);
         let opened = self.node(nodeid).and_then(|node| {
-            let flags = crate::filesystem::open::OpenFlags::from_raw(flags.0);
+            let flags = crate::filesystem::open::OpenFlags::from_raw(flags.0, set_id);
             self.filesystem.open(&node, flags)
         });
         answer!(reply, opened, handle => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE));
@@ -272,7 +273,8 @@ impl fuser::Filesystem for Adapter {
             let attributes = self
                 .filesystem
                 .create(&parent, name.as_bytes(), &permissions)?;
-            let flags = crate::filesystem::open::OpenFlags::from_raw(flags & !libc::O_TRUNC);
+            let flags =
+                crate::filesystem::open::OpenFlags::from_raw(flags & !libc::O_TRUNC, SetId::Keep);
             let opened = self
                 .filesystem
                 .node(attributes.number)
@@ -308,7 +310,7 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _nodeid: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -318,7 +320,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let set_id = set_id_of_write(write_flags);
+        let set_id = set_id_of_write(req, write_flags);
         let answer = move |reply: ReplyWrite, written: Outcome<usize>| {
             answer!(reply, written, length => reply.written(length as u32));
         };

@@ -49,22 +49,18 @@ pub(super) fn entry(reply: ReplyEntry, outcome: Outcome<Attributes>) {
     answer!(reply, outcome, attributes => reply.entry(&FOREVER, &file_attr(&attributes), GENERATION));
 }
 
-/// FUSE_WRITE_KILL_SUIDGID: the writer lacks CAP_FSETID.
-pub(super) fn set_id_of_write(flags: WriteFlags) -> SetId {
+/// FUSE_WRITE_KILL_SUIDGID: the writer lacks CAP_FSETID. Pages of a mapping come without.
+pub(super) fn set_id_of_write(request: &Request, flags: WriteFlags) -> SetId {
     if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-        SetId::Clear
+        set_id_of_caller(request)
     } else {
         SetId::Keep
     }
 }
 
-/// For requests that say nothing of it (fuser 0.18 keeps the flag to itself): by the caller.
+/// For requests that say nothing of it (fuser 0.18 keeps the flag to itself).
 pub(super) fn set_id_of_caller(request: &Request) -> SetId {
-    if request.uid() == 0 {
-        SetId::Keep
-    } else {
-        SetId::Clear
-    }
+    SetId::ClearFor(caller(request))
 }
 
 pub(super) fn empty(reply: ReplyEmpty, outcome: Outcome<()>) {
