@@ -27,6 +27,8 @@ pub(super) const SMALL: u64 = 1 << 20;
 const HOLE: usize = 64 << 10;
 /// Likewise where the source has holes itself.
 const SMALLEST_HOLE: usize = 4 << 10;
+/// What a dry run keeps of content.
+const HEAD: usize = 4 << 10;
 /// How much of large content is dealt with at a time.
 const PIECE: usize = 1 << 20;
 
@@ -83,7 +85,8 @@ pub(super) struct Intake<'a> {
     writing: Mutex<HashSet<Digest>>,
     written: Condvar,
     temporaries: AtomicU64,
-    /// In a dry run a staged file only says by its name that the content would be there.
+    /// In a dry run a staged file only says by its name that the content would be there, and has
+    /// its first bytes, which tell what the tree is ([`super::Identity`]).
     purpose: Purpose,
 }
 
@@ -109,7 +112,8 @@ impl<'a> Intake<'a> {
         }
         let digest = Digest::of(content);
         let same = |object: BorrowedFd<'_>| equals_bytes(object, content);
-        let new = self.settle(&digest, same, |name| {
+        let head = || Ok(content[..content.len().min(HEAD)].to_vec());
+        let new = self.settle(&digest, head, same, |name| {
             self.create_filled(name, |file| {
                 let write = || write_with_holes(file, content, 0, hole_size(sparse));
                 durable::perform(Step::Write, write)
@@ -147,7 +151,8 @@ impl<'a> Intake<'a> {
         };
         let changed = Cell::new(false);
         let same = |object: BorrowedFd<'_>| equals_file(object, file, size);
-        let settled = self.settle(&digest, same, |name| {
+        let head = || head_of(file);
+        let settled = self.settle(&digest, head, same, |name| {
             self.create_filled(name, |target| {
                 let copied = durable::perform(Step::Write, || copy::copy(file, target, size));
                 changed.set(copied == Err(Errno::IO) && size_of(file)? != size);
@@ -191,7 +196,8 @@ impl<'a> Intake<'a> {
         let settled = digest.get().map(|digest| {
             let file = self.open_staged(&name)?;
             let same = |object: BorrowedFd<'_>| equals_file(object, file.as_fd(), size);
-            let new = self.settle(&digest, same, |target| {
+            let head = || head_of(file.as_fd());
+            let new = self.settle(&digest, head, same, |target| {
                 let (from, to) = (name.as_bytes(), target.as_bytes());
                 let flags = fs::RenameFlags::NOREPLACE;
                 match durable::rename(self.staged, from, self.staged, to, flags) {
@@ -217,6 +223,7 @@ impl<'a> Intake<'a> {
     fn settle(
         &self,
         digest: &Digest,
+        head: impl Fn() -> Result<Vec<u8>>,
         same: impl Fn(BorrowedFd<'_>) -> Result<bool>,
         write: impl FnOnce(&str) -> Result<bool>,
     ) -> Result<bool> {
@@ -237,7 +244,9 @@ impl<'a> Intake<'a> {
         let _claim = Claim::take(self, *digest);
         let name = digest.to_string();
         if self.purpose == Purpose::DryRun {
-            return self.create_filled(&name, |_| Ok(()));
+            return self.create_filled(&name, |file| {
+                copy::write_all_at(file, &head()?, 0).about(&self.path)
+            });
         }
         if write(&name)? {
             return Ok(true);
@@ -329,6 +338,13 @@ fn hole_size(sparse: bool) -> usize {
 
 fn size_of(file: BorrowedFd<'_>) -> Result<u64> {
     Ok(fs::fstat(file).about("a file descriptor")?.st_size as u64)
+}
+
+fn head_of(file: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let mut head = vec![0; HEAD];
+    let length = copy::read_at(file, &mut head, 0).about("reading it")?;
+    head.truncate(length);
+    Ok(head)
 }
 
 /// The digest of a file; `None` if it has not `size` bytes.

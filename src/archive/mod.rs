@@ -9,6 +9,8 @@
 //! directory ─┐                    ┌─ staging/NAME/objects/DIGEST   (intake)
 //!            ├─ numbers, content ─┤
 //! tar ───────┘                    └─ staging/NAME/tree.db          (tree_writer) ─► StagedImport
+//!
+//! StagedImport, an image's view ──► ViewSource ──► directory, tar, layers of an overlayfs
 //! ```
 
 mod directory;
@@ -35,12 +37,6 @@ mod tree_writer;
 mod view_source;
 mod walk;
 
-use std::path::Path;
-
-use crate::error::Result;
-use crate::progress::Progress;
-use crate::store::Store;
-
 pub use directory::{import_directory, stage_directory};
 pub use export_directory::export_directory;
 pub use export_overlay::export_overlay;
@@ -53,15 +49,3 @@ pub use view_source::{ImageSource, ViewEntry, ViewSource, ViewVisitor};
 
 /// How the names of imports in `staging/` begin.
 pub const IMPORT: &str = "import";
-
-/// Stages a source: a directory, else a tar archive (`-`: on standard input).
-///
-/// # Errors
-/// Those of [`import_directory`] and [`import_tar`].
-pub fn import(store: &Store, source: &Path, progress: &dyn Progress) -> Result<StagedImport> {
-    if source.is_dir() {
-        import_directory(store, source, progress)
-    } else {
-        import_tar(store, source, progress)
-    }
-}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::report::ExportReport;
 use crate::archive::{self, ImageSource};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::store::catalog::Reads;
 
@@ -68,9 +68,7 @@ pub fn export(
             archive::export_tar(&source, store, destination, progress)?;
             Vec::new()
         }
-        Format::Overlay => {
-            return Err(Error::failed("overlay", "this build cannot do it yet"));
-        }
+        Format::Overlay => archive::export_overlay(&source, store, destination, progress)?,
     };
     Ok(ExportReport {
         image: image.name,

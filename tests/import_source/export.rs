@@ -105,7 +105,7 @@ fn gnu_tar_reads_the_archive() {
 #[test]
 fn trees_deeper_than_any_path() {
     let fixture = Fixture::new();
-    fill_deep(&fixture.source, 2000, &"d".repeat(100));
+    fill_deep(&fixture.source, 400, &"d".repeat(100));
     let import = fixture.import().unwrap();
     let out = fixture.path("out");
     fs::create_dir(&out).unwrap();
