@@ -12,7 +12,7 @@ use super::Filesystem;
 use super::failure::Outcome;
 use super::node::{Node, Place, Source};
 use crate::merge::lookup::Item;
-use crate::merge::private_directories::{PrivatePath, private_directories};
+use crate::merge::private_directories::{PrivatePath, path_merging_with};
 use crate::store::catalog::Reads;
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer};
@@ -129,14 +129,7 @@ impl Filesystem {
         }
         let mut path = PrivatePath::new();
         if top != self.view.root {
-            let mut found = None;
-            private_directories(&self.view, &mut |path, _, role| {
-                if role.shared() == Some(top) {
-                    found = Some(path.clone());
-                }
-                found.is_none()
-            })?;
-            match found {
+            match path_merging_with(&self.view, top)? {
                 Some(found) => path = found,
                 None => return Ok(None),
             }

@@ -33,6 +33,7 @@ pub mod node;
 pub mod open;
 mod promote;
 mod promote_content;
+mod recall;
 mod recover;
 pub mod remove;
 pub mod rename;

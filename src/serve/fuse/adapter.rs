@@ -69,9 +69,14 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self
-            .node(parent)
-            .and_then(|parent| self.filesystem.lookup(&parent, name.as_bytes()));
+        let found = match (name.as_bytes(), number(parent)) {
+            // For a file handle: the inode itself, or the directory above it.
+            (b".", Ok(number)) => self.filesystem.recall(number),
+            (b"..", Ok(number)) => self.filesystem.recall_parent(number),
+            (name, _) => self
+                .node(parent)
+                .and_then(|parent| self.filesystem.lookup(&parent, name)),
+        };
         match found {
             // Nodeid 0: that there is no such name may be believed as long as anything else.
             Err(failure) if failure.errno() == rustix::io::Errno::NOENT => {
