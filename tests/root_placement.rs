@@ -208,3 +208,70 @@ fn a_majority_tips_under_live_images_with_renamed_and_opaque_directories() {
         assert_same(before, &fixture.snapshot(name), name);
     }
 }
+
+/// What lies at a path of the shared layer and of the private layers of images.
+fn places(fixture: &Fixture, path: &str) -> (bool, Vec<&'static str>) {
+    let shared = fixture.shared("f").contains(&format!("/{path}"));
+    let entry = format!("/{path} stub");
+    let private = ["f", "xp1", "xp2"].into_iter();
+    let private = private.filter(|name| fixture.private(name).contains(&entry));
+    (shared, private.collect())
+}
+
+/// The core patent's third image is the shared layer; the base is one more image of the family.
+#[test]
+fn the_strict_rule_as_figures_1_3_and_5() {
+    let fixture = Fixture::new();
+    let place = || {
+        let before = ["f", "xp1", "xp2"].map(|name| (name, fixture.snapshot(name)));
+        placement::place(&fixture.context.images, fixture.image("f").family).unwrap();
+        for (name, before) in &before {
+            assert_same(before, &fixture.snapshot(name), name);
+        }
+        assert_settled(&fixture);
+    };
+    // Figure 1. 102: a first image is made.
+    let first = fixture.source("xp1");
+    common(&first);
+    fixture.import_as("xp1", &first, None, Share::All);
+    let transaction = fixture.context.store.catalog().transaction().unwrap();
+    transaction
+        .rename_family(fixture.image("xp1").family, "f")
+        .unwrap();
+    transaction.commit().unwrap();
+    // 104, 106: the second one is similar. 108, 110: what is common is in the third image; 116,
+    // 118: the second versions hold the rest.
+    let second = fixture.source("xp2");
+    common(&second);
+    write(&second, "etc/hosts", "one bit is enough\n");
+    settle(&second);
+    fixture.import("xp2", &second);
+    assert_eq!(fixture.image("xp2").family, fixture.image("f").family);
+    assert_eq!(places(&fixture, "usr/bin/tool"), (true, vec![]));
+    assert_eq!(
+        places(&fixture, "etc/hosts"),
+        (false, vec!["f", "xp1", "xp2"])
+    );
+    assert_settled(&fixture);
+    // Figure 3. 302, 304: a shared file is modified in one image. 314: there only.
+    let live = ["f", "xp1", "xp2"].map(|name| guest(&fixture, name));
+    live[1].chmod("usr/bin/tool", 0o755).unwrap();
+    assert_eq!(places(&fixture, "usr/bin/tool"), (true, vec!["xp1"]));
+    // 306: each private collection gets a copy; 312: the shared one is removed.
+    place();
+    assert_eq!(
+        places(&fixture, "usr/bin/tool"),
+        (false, vec!["f", "xp1", "xp2"])
+    );
+    // 308: a private file is just modified.
+    live[2].chmod("usr/bin/tool", 0o755).unwrap();
+    place();
+    assert_eq!(
+        places(&fixture, "usr/bin/tool"),
+        (false, vec!["f", "xp1", "xp2"])
+    );
+    // Figure 5, after the same patch has been applied to all. 502, 504, 506.
+    live[0].chmod("usr/bin/tool", 0o755).unwrap();
+    place();
+    assert_eq!(places(&fixture, "usr/bin/tool"), (true, vec![]));
+}
