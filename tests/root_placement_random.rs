@@ -151,7 +151,7 @@ impl World {
         match stage {
             1 => work.cover(images).unwrap(),
             2 => drop(work.commit(images).unwrap()),
-            3 => drop(work.uncover().unwrap()),
+            3 => drop(work.uncover(images).unwrap()),
             _ => {}
         }
         self.assert_unseen(&format!("step {stage} of\n{}", work.placement));

@@ -103,7 +103,7 @@ fn run(from: Share, image: &str, stage: usize, what: &str, action: fn(&Guest) ->
     work.commit(images).unwrap();
     assert_all_same(&fixture, &before, &format!("{what}, committed"));
     act(3, &mut before);
-    work.uncover().unwrap();
+    work.uncover(images).unwrap();
     assert_all_same(&fixture, &before, &format!("{what}, uncovered"));
     for round in 0.. {
         let work = placement::plan(images, family).unwrap();

@@ -2,6 +2,7 @@
 //! same [`Filesystem`], whoever comes first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ pub struct Images {
     shared: Arc<SharedLayer>,
     changes: Mutex<HashMap<FamilyId, ChangeLock>>,
     live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
+    /// How often each image was changed in this process; kept when it is not alive any more.
+    counts: Mutex<HashMap<ImageId, Arc<AtomicU64>>>,
 }
 
 impl Images {
@@ -32,6 +35,7 @@ impl Images {
             shared,
             changes: Mutex::default(),
             live: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 
@@ -63,6 +67,16 @@ impl Images {
         View::open(directory, image.id, family.root, self.shared.clone())
     }
 
+    fn count(&self, image: ImageId) -> Arc<AtomicU64> {
+        self.counts.lock().entry(image).or_default().clone()
+    }
+
+    /// How often an image's names or metadata were changed in this process. No other process can:
+    /// where this stays the same, there is nothing new to see, dead or alive.
+    pub fn changes(&self, image: ImageId) -> u64 {
+        self.count(image).load(Ordering::Acquire)
+    }
+
     /// The live image, if somebody uses it.
     pub fn live(&self, image: ImageId) -> Option<Arc<Filesystem>> {
         self.live.lock().get(&image).and_then(Weak::upgrade)
@@ -82,7 +96,9 @@ impl Images {
             .ok_or_else(|| Error::failed(format!("image {image}"), "there is no such image"))?;
         let view = self.view(&row)?;
         let change = self.change_lock(row.family);
-        let filesystem = Arc::new(Filesystem::new(self.store.clone(), view, change)?);
+        let mut filesystem = Filesystem::new(self.store.clone(), view, change)?;
+        filesystem.change.count_in(self.count(image));
+        let filesystem = Arc::new(filesystem);
         if self.store.access() == Access::Write {
             filesystem.recover()?;
             filesystem.uncover()?;

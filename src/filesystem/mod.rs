@@ -18,6 +18,7 @@
 pub mod acl;
 pub mod attributes;
 mod caller;
+mod change;
 mod cover;
 pub mod create;
 pub mod data;
@@ -63,15 +64,13 @@ use crate::store::metadata::FileType;
 use crate::store::number::Number;
 use crate::store::open::Store;
 pub use caller::Caller;
+use change::Change;
+pub use change::ChangeLock;
 use durability::SyncedDirectories;
 use failure::Outcome;
 use handles::Handles;
 use node::{Node, Place, Source};
 use table::Table;
-
-/// The lock that a family's images share: held shared by every change of an image's names or
-/// metadata, exclusively by a commit of the family's shared layer.
-pub type ChangeLock = Arc<RwLock<()>>;
 
 /// Private directories kept open for each image.
 const DIRECTORIES_OPEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
@@ -82,7 +81,7 @@ pub struct Filesystem {
     pub store: Arc<Store>,
     /// The image's layers. Changed under `names` held for writing.
     pub view: View,
-    pub(super) change: ChangeLock,
+    change: Change,
     pub(super) names: RwLock<()>,
     pub(super) table: Table,
     pub(super) directories: Mutex<LruCache<Number, Arc<OwnedFd>>>,
@@ -116,7 +115,7 @@ impl Filesystem {
         Ok(Self {
             store,
             view,
-            change,
+            change: Change::new(change),
             names: RwLock::new(()),
             table,
             directories,

@@ -3,8 +3,10 @@
 //!
 //! The three steps are separate calls, so that tests can put a guest's operations between them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::commit;
 use crate::error::{Error, Result};
@@ -12,7 +14,7 @@ use crate::filesystem::Filesystem;
 use crate::filesystem::failure::Failure;
 use crate::filesystem::images::Images;
 use crate::merge::placement::{self, Becomes, Counts, Directory, Participant, Placement};
-use crate::store::catalog::{Family, ImageRole, Reads};
+use crate::store::catalog::{Family, ImageRole, Reads, Share};
 use crate::store::metadata::Content;
 use crate::store::number::{FamilyId, ImageId, Number};
 
@@ -132,7 +134,16 @@ impl Work {
     ///
     /// # Errors
     /// Errors of the host; the rest is done when the image is next brought to life.
-    pub fn uncover(&self) -> Result<u64> {
+    pub fn uncover(&self, images: &Images) -> Result<u64> {
+        let catalog = images.store().catalog();
+        let mut anything = false;
+        for (image, _) in &self.images {
+            anything |= !catalog.uncovers(*image)?.is_empty();
+        }
+        if anything {
+            // What goes now is to be found in the catalog only.
+            images.store().back_up_catalog()?;
+        }
         let mut removed = 0;
         for (_, filesystem) in &self.images {
             removed += filesystem.uncover()?;
@@ -150,7 +161,7 @@ impl Work {
         }
         self.cover(images)?;
         let done = self.commit(images)?;
-        self.uncover()?;
+        self.uncover(images)?;
         Ok(done)
     }
 
@@ -161,6 +172,48 @@ impl Work {
         changes
             .filter_map(|change| change.old.as_ref().map(|old| old.number))
             .collect()
+    }
+}
+
+/// The state of a family's images in which its placement had nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settled {
+    share: Share,
+    changes: Vec<(ImageId, u64)>,
+}
+
+/// Remembers what is settled, so that to find nothing to do costs nothing. One for each process.
+#[derive(Default)]
+pub struct Placements {
+    settled: Mutex<HashMap<FamilyId, Settled>>,
+}
+
+impl Placements {
+    /// Plans the placement of a family; `None` when no image of it was changed since there was
+    /// nothing to do.
+    ///
+    /// # Errors
+    /// As [`plan`].
+    pub fn plan(&self, images: &Images, family: FamilyId) -> Result<Option<Work>> {
+        let catalog = images.store().catalog();
+        let missing = || Error::failed(format!("family {family}"), "it does not exist");
+        let share = catalog.family(family)?.ok_or_else(missing)?.share;
+        let rows = catalog.images_of(family)?;
+        let changes = rows
+            .iter()
+            .map(|image| (image.id, images.changes(image.id)));
+        let now = Settled {
+            share,
+            changes: changes.collect(),
+        };
+        if self.settled.lock().get(&family) == Some(&now) {
+            return Ok(None);
+        }
+        let work = plan(images, family)?;
+        if work.placement.is_empty() {
+            self.settled.lock().insert(family, now);
+        }
+        Ok(Some(work))
     }
 }
 

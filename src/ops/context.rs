@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::filesystem::images::Images;
+use crate::fold::placement::Placements;
 use crate::path_bytes::PathBytes;
 use crate::store::number::ImageId;
 use crate::store::open::Store;
@@ -18,6 +19,8 @@ pub struct Context {
     pub store: Arc<Store>,
     /// Its images: those that are mounted, and those that operations bring to life.
     pub images: Images,
+    /// Which families' placements had nothing to do.
+    pub placements: Placements,
     /// Threads that hash files; 0: one for each core.
     pub threads: usize,
     mounted: RwLock<Vec<(ImageId, PathBuf)>>,
@@ -29,6 +32,7 @@ impl Context {
     pub fn new(store: Arc<Store>, threads: usize) -> Self {
         Self {
             images: Images::new(store.clone()),
+            placements: Placements::default(),
             store,
             threads,
             mounted: RwLock::default(),

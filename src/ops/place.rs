@@ -2,7 +2,6 @@
 
 use super::Context;
 use crate::error::Result;
-use crate::fold::placement;
 use crate::merge::placement::Counts;
 use crate::progress::Progress;
 use crate::store::number::FamilyId;
@@ -20,7 +19,9 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Counts> {
     progress.message("comparing the images of the family");
-    let work = placement::plan(&context.images, family)?;
+    let Some(work) = context.placements.plan(&context.images, family)? else {
+        return Ok(Counts::default());
+    };
     if dry_run {
         return Ok(work.placement.counts());
     }
