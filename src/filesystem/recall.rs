@@ -104,10 +104,7 @@ impl Filesystem {
             }
             let above = match top == self.view.root {
                 true => Some(PrivatePath::new()),
-                false => path_of(
-                    &self.view,
-                    self.view.shown_as(top, Default::default()).number,
-                )?,
+                false => path_merging_with(&self.view, top)?,
             };
             if let Some(mut path) = above {
                 path.extend(names.into_iter().rev());
