@@ -9,7 +9,7 @@
 
 mod family;
 
-use family::{Fixture, assert_shows, settle, write};
+use family::{Fixture, assert_shows, settle, settle_at, symlink, write};
 use foldfs::store::catalog::Share;
 
 fn sample(root: &std::path::Path) {
@@ -19,7 +19,7 @@ fn sample(root: &std::path::Path) {
     write(root, "usr/share/doc/a", "a");
     write(root, "usr/share/doc/b", "b");
     write(root, "usr/share/empty", "");
-    std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+    symlink(root, "usr/bin", "bin");
     std::fs::hard_link(root.join("usr/bin/tool"), root.join("usr/bin/tool2")).unwrap();
     settle(root);
 }
@@ -116,4 +116,42 @@ fn something_else_founds_a_family_of_its_own() {
     assert_eq!(fixture.image("mine").family, fixture.image("three").family);
     fixture.import_as("four", &third, Some("mine"), Share::Majority);
     assert_eq!(fixture.image("mine").family, fixture.image("four").family);
+}
+
+#[test]
+fn directories_that_differ_in_their_times_only_need_no_private_entry() {
+    let fixture = Fixture::new();
+    let source = fixture.source("one");
+    sample(&source);
+    fixture.import("one", &source);
+    let other = fixture.source("two");
+    sample(&other);
+    write(&other, "usr/share/doc/c", "c");
+    settle_at(&other, 1_200_000_000);
+    fixture.import("two", &other);
+    assert_eq!(
+        fixture.private("two"),
+        [
+            "/usr transparent",
+            "/usr/share transparent",
+            "/usr/share/doc transparent",
+            "/usr/share/doc/c stub",
+        ]
+    );
+    assert_shows(&fixture.snapshot("two"), &other);
+    let before = fixture.snapshot("two");
+    let fixture = fixture.reopen();
+    family::assert_same(&before, &fixture.snapshot("two"), "reopened");
+    // A guest's change of one of them makes it the image's own.
+    let guest = family::guest::Guest(fixture.filesystem("two"));
+    guest.chmod("usr/bin", 0o700).unwrap();
+    guest.chmod("usr/share/doc", 0o700).unwrap();
+    let after = fixture.snapshot("two");
+    for path in ["usr/bin", "usr/share/doc"] {
+        assert_eq!(
+            (after[path].mode, after[path].mtime),
+            (0o700, before[path].mtime)
+        );
+    }
+    assert_eq!(fixture.snapshot("one")["usr/bin"].mode, 0o755);
 }

@@ -13,7 +13,7 @@ mod family;
 use std::path::Path;
 
 use family::guest::Guest;
-use family::{Fixture, Snapshot, assert_same, settle, symlink, write};
+use family::{Fixture, Snapshot, assert_same, settle_at, symlink, write};
 use foldfs::fold::placement::{self, Work};
 use foldfs::store::catalog::Share;
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..40)
 }
 
-fn tree(root: &Path, newer: bool) {
+fn tree(root: &Path, newer: bool, time: u64) {
     write(root, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
     write(root, "etc/hosts", if newer { "new\n" } else { "old\n" });
     write(root, "usr/a", "a");
@@ -92,14 +92,14 @@ fn tree(root: &Path, newer: bool) {
         write(root, "opt/n/g", "");
         std::fs::remove_file(root.join("usr/b")).unwrap();
     }
-    settle(root);
+    settle_at(root, time);
 }
 
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
     for (position, name) in IMAGES.iter().enumerate().skip(1) {
         let source = fixture.source(name);
-        tree(&source, position > 1);
+        tree(&source, position > 1, 1_100_000_000 + (position / 2) as u64);
         fixture.import_as(name, &source, Some("f"), Share::Majority);
     }
     fixture

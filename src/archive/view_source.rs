@@ -1,6 +1,7 @@
 //! What an export reads: a tree, entry by entry. An image's view is one, a staged import another.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::staged::StagedImport;
 use crate::error::{Context, Error, Result};
@@ -145,7 +146,8 @@ impl ImageSource<'_> {
             let inode = self.view.shared.catalog().inode(shared)?;
             let missing = || Error::failed(object(), "the shared directory it shows is missing");
             let inode = inode.ok_or_else(|| missing().remedy("run `foldfs check`"))?;
-            return Ok((inode.content, inode.metadata, false));
+            let inode = self.view.as_shown(&Arc::new(inode));
+            return Ok((inode.content.clone(), inode.metadata.clone(), false));
         }
         let Some((directory, name)) = visit.host(self.view) else {
             return Err(Error::failed(object(), "it is neither shared nor private"));

@@ -229,10 +229,10 @@ impl Filesystem {
         {
             let directory = self.view.shared.directory(directory)?;
             if let Some(inode) = directory.find(&name).filter(|inode| inode.number == shared) {
-                return Ok(inode.clone());
+                return Ok(self.view.as_shown(inode));
             }
         }
         let inode = self.view.shared.inode(shared)?.ok_or(Errno::IO)?;
-        Ok(Arc::new(inode))
+        Ok(self.view.as_shown(&Arc::new(inode)))
     }
 }

@@ -12,7 +12,6 @@ use crate::error::{Context, Error, Result};
 use crate::filesystem::images::Images;
 use crate::merge::locate::{self, Located};
 use crate::merge::lookup::{Item, Site};
-use crate::merge::placement::plan::could_withdraw;
 use crate::merge::placement::{Becomes, Change, Directory, Placement};
 use crate::merge::version::{Version, version_of};
 use crate::merge::view::View;
@@ -314,19 +313,13 @@ impl Committing<'_> {
                             continue;
                         }
                         if role == DirectoryRole::Own && change.new != Becomes::Same {
-                            self.alias_directory(transaction, image, parent, change, new)?;
+                            let name = &change.name;
+                            self.alias_directory(transaction, image, parent, name, new)?;
                             let step = step(mark.number, UncoverAction::Merge);
                             transaction.add_uncover(self.id(image), &step)?;
-                        } else if role.shared() == Some(new.number)
-                            && could_withdraw(
-                                self.view(image),
-                                parent.as_fd(),
-                                &change.name,
-                                &stat,
-                                &mark,
-                                new,
-                            )?
-                        {
+                        } else if role.shared() == Some(new.number) {
+                            let name = &change.name;
+                            self.alias_directory(transaction, image, parent, name, new)?;
                             withdrawn.push(step(mark.number, UncoverAction::Withdraw));
                         }
                         continue;
@@ -342,7 +335,7 @@ impl Committing<'_> {
                     let view = self.view(image);
                     let version = version_of(view, Some(parent.as_fd()), &change.name, &item)?;
                     if version == Some(Version::of_shared(new)) {
-                        self.alias(transaction, image, new, &stat, &mark)?;
+                        self.alias(transaction, image, new, &stat, &mark, None)?;
                         let step = step(mark.number, UncoverAction::Remove);
                         transaction.add_uncover(self.id(image), &step)?;
                     }
@@ -350,6 +343,7 @@ impl Committing<'_> {
                 _ => {}
             }
         }
+        self.alias_emptied(transaction, image)?;
         // A directory comes before what is in it, and goes after it.
         for step in withdrawn.iter().rev() {
             transaction.add_uncover(self.id(image), step)?;
@@ -357,28 +351,66 @@ impl Committing<'_> {
         Ok(())
     }
 
-    /// A directory of its own that looks like the new shared one may go when it is empty.
+    /// A private directory with metadata of its own that looks like the shared one, mtime aside, may
+    /// go when it is empty: the image is to show the shared one as it does.
     fn alias_directory(
         &self,
         transaction: &Transaction<'_>,
         image: usize,
         parent: &OwnedFd,
-        change: &Change,
-        new: &SharedInode,
+        name: &[u8],
+        shared: &SharedInode,
     ) -> Result<()> {
-        let about = || self.about(image, &change.name);
-        let found = layer::read_entry(parent.as_fd(), &change.name).about(about())?;
+        let about = || self.about(image, name);
+        let found = layer::read_entry(parent.as_fd(), name).about(about())?;
         let Some(PrivateEntry::Marked { stat, mark }) = found else {
             return Ok(());
         };
-        let metadata = entry::read_metadata(parent.as_fd(), &change.name, &stat, &mark);
-        if metadata.about(about())? != new.metadata {
+        if matches!(
+            mark.role,
+            Role::Directory(DirectoryRole::Transparent { .. })
+        ) {
             return Ok(());
         }
-        self.alias(transaction, image, new, &stat, &mark)
+        let metadata = entry::read_metadata(parent.as_fd(), name, &stat, &mark);
+        let metadata = metadata.about(about())?;
+        if !metadata.equal_but_mtime(&shared.metadata) {
+            return Ok(());
+        }
+        let mtime = (metadata.mtime != shared.metadata.mtime).then_some(metadata.mtime);
+        self.alias(transaction, image, shared, &stat, &mark, mtime)
     }
 
-    /// The image shows `new` under the number and ctime of its private entry.
+    /// The directories in which something becomes redundant may become so themselves, and those
+    /// above them.
+    fn alias_emptied(&self, transaction: &Transaction<'_>, image: usize) -> Result<()> {
+        let root = self.work.family.root;
+        let mut seen = HashSet::from([root]);
+        for directory in self.places.keys() {
+            let Directory::Shared(mut directory) = *directory else {
+                continue;
+            };
+            while seen.insert(directory) {
+                let names = transaction.names_of(directory)?;
+                let Some((above, name)) = names.into_iter().next() else {
+                    break;
+                };
+                let Located::Private(parent) = locate::locate(self.view(image), above)? else {
+                    break;
+                };
+                if let Some(shared) = transaction.inode(directory)?
+                    && let Located::Private(_) = locate::locate(self.view(image), directory)?
+                    && !self.view(image).is_redirected(directory)
+                {
+                    self.alias_directory(transaction, image, &parent, &name, &shared)?;
+                }
+                directory = above;
+            }
+        }
+        Ok(())
+    }
+
+    /// The image shows `new` under the number and with the times of its private entry.
     fn alias(
         &self,
         transaction: &Transaction<'_>,
@@ -386,6 +418,7 @@ impl Committing<'_> {
         new: &SharedInode,
         stat: &rustix::fs::Stat,
         mark: &Mark,
+        mtime: Option<Time>,
     ) -> Result<()> {
         let id = self.id(image);
         // What was shown under this number before: it is hidden, for numbers are unique in a view.
@@ -398,6 +431,7 @@ impl Committing<'_> {
             shared: new.number,
             number: mark.number,
             ctime: entry::shown_ctime(stat, mark),
+            mtime,
         };
         transaction.put_alias(id, &alias)
     }

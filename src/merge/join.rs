@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::store::catalog::Reads;
+use crate::store::catalog::{Alias, Reads};
 use crate::store::mark::DirectoryRole;
 use crate::store::metadata::{Content, SharedInode};
 use crate::store::number::Number;
@@ -72,6 +72,9 @@ pub struct Join {
     pub steps: Vec<Step>,
     /// Files of several names: `index/NUMBER`.
     pub groups: BTreeMap<Number, SharedInode>,
+    /// Directories that differ from the shared ones in their times only: a row for each, where a
+    /// private directory would cost a block.
+    pub aliases: Vec<Alias>,
 }
 
 impl Join {
@@ -119,6 +122,7 @@ pub fn join(tree: &dyn IncomingTree, shared: &SharedLayer, root: Number) -> Resu
         shared,
         steps: Vec::new(),
         groups: BTreeMap::new(),
+        aliases: Vec::new(),
         paths: [HashMap::new(), HashMap::new()],
         matches: HashMap::new(),
     };
@@ -138,6 +142,7 @@ pub fn join(tree: &dyn IncomingTree, shared: &SharedLayer, root: Number) -> Resu
         role,
         steps: planner.steps,
         groups: planner.groups,
+        aliases: planner.aliases,
     })
 }
 
@@ -145,8 +150,10 @@ pub fn join(tree: &dyn IncomingTree, shared: &SharedLayer, root: Number) -> Resu
 struct Level {
     /// Where its `Enter` stands in the steps; `None` for the root.
     enter: Option<usize>,
-    /// Whether its metadata is that of the shared directory it stands over.
+    /// Whether its metadata, mtime aside, is that of the shared directory it stands over.
     alike: bool,
+    /// Of a directory that is alike and has an mtime of its own: what to show then.
+    alias: Option<Alias>,
     /// The shared directory it stands over.
     shared: Option<Number>,
     /// Its names and those of the shared directory, sorted.
@@ -161,6 +168,7 @@ struct Planner<'a> {
     shared: &'a SharedLayer,
     steps: Vec<Step>,
     groups: BTreeMap<Number, SharedInode>,
+    aliases: Vec<Alias>,
     /// Paths of directories by number: of the new tree, of the shared layer.
     paths: [HashMap<Number, Vec<u8>>; 2],
     /// Whether a file of several names equals a shared one: (incoming, shared).
@@ -172,7 +180,8 @@ impl Planner<'_> {
         let entries = self.pairs(incoming.number, Some(shared.number))?;
         let mut levels = vec![Level {
             enter: None,
-            alike: incoming.metadata == shared.metadata,
+            alike: false,
+            alias: None,
             shared: Some(shared.number),
             entries,
         }];
@@ -215,7 +224,17 @@ impl Planner<'_> {
     ) -> Result<Level> {
         let below = shared.as_ref().map(|shared| shared.number);
         let entries = self.pairs(incoming.number, below)?;
-        let alike = shared.is_some_and(|shared| shared.metadata == incoming.metadata);
+        let alike = shared
+            .as_ref()
+            .is_some_and(|shared| shared.metadata.equal_but_mtime(&incoming.metadata));
+        let alias =
+            shared.filter(|shared| alike && shared.metadata.mtime != incoming.metadata.mtime);
+        let alias = alias.map(|shared| Alias {
+            shared: shared.number,
+            number: shared.number,
+            ctime: incoming.ctime,
+            mtime: Some(incoming.metadata.mtime),
+        });
         let enter = Some(self.steps.len());
         self.steps.push(Step::Enter {
             name,
@@ -225,6 +244,7 @@ impl Planner<'_> {
         Ok(Level {
             enter,
             alike,
+            alias,
             shared: below,
             entries,
         })
@@ -232,6 +252,7 @@ impl Planner<'_> {
 
     fn leave(&mut self, level: &Level) {
         let Some(position) = level.enter else { return };
+        self.aliases.extend(level.alias);
         if level.alike && position + 1 == self.steps.len() {
             self.steps.truncate(position);
             return;

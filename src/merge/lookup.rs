@@ -237,7 +237,7 @@ pub fn shared_item(view: &View, directory: &SharedDirectory, name: &[u8]) -> Res
         return indexed(view, shown.number).map(Some);
     }
     Ok(Some(Item::Shared {
-        inode: inode.clone(),
+        inode: view.as_shown(inode),
         shown,
     }))
 }

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use crate::error::{Context, Result};
 use crate::store::catalog::Reads;
 use crate::store::layer::Layer;
-use crate::store::metadata::Time;
+use crate::store::metadata::{SharedInode, Time};
 use crate::store::number::{ImageId, Number};
 use crate::store::shared::SharedLayer;
 
@@ -20,6 +20,8 @@ pub struct ShownAs {
     pub number: Number,
     /// ctime in this image.
     pub ctime: Time,
+    /// mtime in this image, where it is not the shared inode's.
+    pub mtime: Option<Time>,
 }
 
 /// Everything that a look at an image needs.
@@ -78,6 +80,7 @@ impl View {
             let shown = ShownAs {
                 number: alias.number,
                 ctime: alias.ctime,
+                mtime: alias.mtime,
             };
             aliases.by_shared.insert(alias.shared, shown);
             aliases.by_number.insert(alias.number, alias.shared);
@@ -92,7 +95,18 @@ impl View {
         aliases.by_shared.get(&shared).copied().unwrap_or(ShownAs {
             number: shared,
             ctime,
+            mtime: None,
         })
+    }
+
+    /// A shared inode with the mtime that this image shows.
+    pub fn as_shown(&self, inode: &Arc<SharedInode>) -> Arc<SharedInode> {
+        let Some(mtime) = self.shown_as(inode.number, inode.ctime).mtime else {
+            return inode.clone();
+        };
+        let mut inode = (**inode).clone();
+        inode.metadata.mtime = mtime;
+        Arc::new(inode)
     }
 
     /// The shared inode that this image shows as `number`: the inverse of [`View::shown_as`].

@@ -206,6 +206,9 @@ pub fn apply(
             place(store, vec![(staged, image)], || {
                 let transaction = store.catalog().transaction()?;
                 transaction.create_image(&plan.new_image(image, family.id))?;
+                for alias in &join.aliases {
+                    transaction.put_alias(image, alias)?;
+                }
                 transaction.commit()
             })?;
             if let Err(error) = super::place::run(context, family.id, false, progress) {

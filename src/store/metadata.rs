@@ -77,6 +77,14 @@ pub struct Metadata {
     pub xattrs: Xattrs,
 }
 
+impl Metadata {
+    /// Whether it is the same but for mtime.
+    pub fn equal_but_mtime(&self, other: &Self) -> bool {
+        (self.mode, self.uid, self.gid) == (other.mode, other.uid, other.gid)
+            && self.xattrs == other.xattrs
+    }
+}
+
 /// The seven file types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileType {

@@ -357,6 +357,11 @@ pub fn symlink(root: &Path, target: &str, path: &str) {
 
 /// Gives all directories of a source the same time.
 pub fn settle(root: &Path) {
+    settle_at(root, 1_100_000_000);
+}
+
+/// Gives all directories of a source this time.
+pub fn settle_at(root: &Path, seconds: u64) {
     let mut pending = vec![root.to_owned()];
     while let Some(path) = pending.pop() {
         for entry in std::fs::read_dir(&path).unwrap() {
@@ -366,7 +371,7 @@ pub fn settle(root: &Path) {
             }
         }
         let directory = std::fs::File::open(&path).unwrap();
-        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_100_000_000, 0);
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(seconds, 7);
         directory.set_modified(time).unwrap();
     }
 }

@@ -268,7 +268,7 @@ impl Planner<'_> {
         let mut ballots = Vec::with_capacity(self.participants.len());
         let mut redundant = false;
         for (cursor, participant) in place.cursors.iter().zip(self.participants) {
-            let vote = vote(participant.view, cursor, place.old, &name, old.as_deref())?;
+            let vote = vote(participant.view, cursor, place.old, &name, old.as_ref())?;
             redundant |= vote.redundant;
             ballots.push(vote.ballot);
         }
@@ -460,7 +460,7 @@ fn vote(
     cursor: &Cursor,
     directory: Option<Number>,
     name: &[u8],
-    old: Option<&SharedInode>,
+    old: Option<&Arc<SharedInode>>,
 ) -> Result<Vote> {
     let merged = matches!(cursor, Cursor::Merged(_));
     let plain = |ballot| Vote {
@@ -495,6 +495,7 @@ fn vote(
         let redundant = match (merged && shows.is_some(), old, cursor.private()) {
             (true, Some(old), Some(private)) => {
                 could_withdraw(view, private, name, stat, mark, old)?
+                    || could_withdraw_with_alias(view, private, name, stat, mark, old)?
             }
             _ => false,
         };
@@ -521,7 +522,39 @@ fn vote(
 }
 
 /// Whether a private directory merged with the shared one at its place shows no difference.
+///
+/// # Errors
+/// Those of reading the private layer.
 pub fn could_withdraw(
+    view: &View,
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    stat: &rustix::fs::Stat,
+    mark: &Mark,
+    shared: &Arc<SharedInode>,
+) -> Result<bool> {
+    let shown = view.shown_as(shared.number, shared.ctime);
+    if mark.number != shown.number {
+        return Ok(false);
+    }
+    if let Role::Directory(DirectoryRole::Merged { .. }) = mark.role {
+        let metadata = entry::read_metadata(parent, name, stat, mark);
+        let metadata = metadata.map_err(|error| damaged(view, name, error))?;
+        if metadata != view.as_shown(shared).metadata
+            || entry::shown_ctime(stat, mark) != shown.ctime
+        {
+            return Ok(false);
+        }
+    }
+    is_empty_on_host(view, parent, name)
+}
+
+/// Whether a private directory merged with the shared one at its place would show no difference if
+/// the image had the right alias.
+///
+/// # Errors
+/// Those of reading the private layer.
+pub fn could_withdraw_with_alias(
     view: &View,
     parent: BorrowedFd<'_>,
     name: &[u8],
@@ -529,17 +562,16 @@ pub fn could_withdraw(
     mark: &Mark,
     shared: &SharedInode,
 ) -> Result<bool> {
+    let metadata = entry::read_metadata(parent, name, stat, mark);
+    let metadata = metadata.map_err(|error| damaged(view, name, error))?;
+    let merged = matches!(mark.role, Role::Directory(DirectoryRole::Merged { .. }));
+    Ok(merged
+        && metadata.equal_but_mtime(&shared.metadata)
+        && is_empty_on_host(view, parent, name)?)
+}
+
+fn is_empty_on_host(view: &View, parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
     let fault = |error| damaged(view, name, error);
-    let shown = view.shown_as(shared.number, shared.ctime);
-    if mark.number != shown.number {
-        return Ok(false);
-    }
-    if let Role::Directory(DirectoryRole::Merged { .. }) = mark.role {
-        let metadata = entry::read_metadata(parent, name, stat, mark).map_err(fault)?;
-        if metadata != shared.metadata || entry::shown_ctime(stat, mark) != shown.ctime {
-            return Ok(false);
-        }
-    }
     let private = layer::open_directory(parent, name, OFlags::PATH).map_err(fault)?;
     Ok(layer::names_in(private.as_fd()).map_err(fault)?.is_empty())
 }

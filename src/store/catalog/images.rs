@@ -209,15 +209,18 @@ impl Transaction<'_> {
     /// When the image shows another shared inode under that number.
     pub fn put_alias(&self, image: ImageId, alias: &Alias) -> Result<()> {
         self.run(
-            "INSERT INTO aliases (image, shared, number, ctime_s, ctime_ns) \
-             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (image, shared) DO UPDATE \
-             SET number = excluded.number, ctime_s = excluded.ctime_s, ctime_ns = excluded.ctime_ns",
+            "INSERT INTO aliases (image, shared, number, ctime_s, ctime_ns, mtime_s, mtime_ns) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (image, shared) DO UPDATE \
+             SET number = excluded.number, ctime_s = excluded.ctime_s, \
+             ctime_ns = excluded.ctime_ns, mtime_s = excluded.mtime_s, mtime_ns = excluded.mtime_ns",
             params![
                 image.0,
                 alias.shared.get(),
                 alias.number.get(),
                 alias.ctime.seconds,
                 alias.ctime.nanoseconds,
+                alias.mtime.map(|mtime| mtime.seconds),
+                alias.mtime.map(|mtime| mtime.nanoseconds),
             ],
         )?;
         Ok(())
@@ -254,8 +257,9 @@ impl Transaction<'_> {
     /// When the other one has some already.
     pub fn copy_image_rows(&self, from: ImageId, to: ImageId) -> Result<()> {
         for sql in [
-            "INSERT INTO aliases (image, shared, number, ctime_s, ctime_ns) \
-             SELECT ?2, shared, number, ctime_s, ctime_ns FROM aliases WHERE image = ?1",
+            "INSERT INTO aliases (image, shared, number, ctime_s, ctime_ns, mtime_s, mtime_ns) \
+             SELECT ?2, shared, number, ctime_s, ctime_ns, mtime_s, mtime_ns FROM aliases \
+             WHERE image = ?1",
             "INSERT INTO holds (image, path) SELECT ?2, path FROM holds WHERE image = ?1",
             "INSERT INTO uncovers (image, directory, name, number, action) \
              SELECT ?2, directory, name, number, action FROM uncovers WHERE image = ?1 ORDER BY id",

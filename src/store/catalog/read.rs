@@ -97,6 +97,13 @@ fn alias(row: &Row<'_>) -> Result<Alias, Fault> {
             seconds: row.get(2).map_err(bad)?,
             nanoseconds: row.get(3).map_err(bad)?,
         },
+        mtime: match row.get(4).map_err(bad)? {
+            Some(seconds) => Some(Time {
+                seconds,
+                nanoseconds: row.get(5).map_err(bad)?,
+            }),
+            None => None,
+        },
     })
 }
 
@@ -330,21 +337,21 @@ pub trait Reads {
 
     /// What an image shows under another number, sorted by shared number.
     fn aliases(&self, image: ImageId) -> Result<Vec<Alias>> {
-        let sql = "SELECT shared, number, ctime_s, ctime_ns FROM aliases WHERE image = ?1 \
+        let sql = "SELECT shared, number, ctime_s, ctime_ns, mtime_s, mtime_ns FROM aliases WHERE image = ?1 \
                    ORDER BY shared";
         self.with(|c| all(c, sql, [image.0], alias))
     }
 
     /// Under which number and ctime an image shows a shared inode, if not its own.
     fn alias_of(&self, image: ImageId, shared: Number) -> Result<Option<Alias>> {
-        let sql = "SELECT shared, number, ctime_s, ctime_ns FROM aliases \
+        let sql = "SELECT shared, number, ctime_s, ctime_ns, mtime_s, mtime_ns FROM aliases \
                    WHERE image = ?1 AND shared = ?2";
         self.with(|c| first(c, sql, params![image.0, shared.get()], alias))
     }
 
     /// Which shared inode an image shows under `number`, if it is an alias.
     fn alias_by_number(&self, image: ImageId, number: Number) -> Result<Option<Alias>> {
-        let sql = "SELECT shared, number, ctime_s, ctime_ns FROM aliases \
+        let sql = "SELECT shared, number, ctime_s, ctime_ns, mtime_s, mtime_ns FROM aliases \
                    WHERE image = ?1 AND number = ?2";
         self.with(|c| first(c, sql, params![image.0, number.get()], alias))
     }

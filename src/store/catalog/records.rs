@@ -143,7 +143,7 @@ pub struct NewImage<'a> {
     pub source: &'a str,
 }
 
-/// An image shows a shared inode under another number and with another ctime.
+/// An image shows a shared inode under another number or with other times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alias {
     /// The row of `inodes`.
@@ -152,6 +152,8 @@ pub struct Alias {
     pub number: Number,
     /// What the image shows as ctime.
     pub ctime: Time,
+    /// What the image shows as mtime of a directory, where that is not the shared one's.
+    pub mtime: Option<Time>,
 }
 
 /// What is to be done with a private entry that a commit made redundant.

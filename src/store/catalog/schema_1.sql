@@ -71,6 +71,9 @@ CREATE TABLE aliases (
     number   INTEGER NOT NULL CHECK (number BETWEEN 1 AND 72057594037927935),
     ctime_s  INTEGER NOT NULL,
     ctime_ns INTEGER NOT NULL CHECK (ctime_ns BETWEEN 0 AND 999999999),
+    mtime_s  INTEGER,
+    mtime_ns INTEGER CHECK (mtime_ns BETWEEN 0 AND 999999999),
+    CHECK ((mtime_s IS NULL) = (mtime_ns IS NULL)),
     PRIMARY KEY (image, shared)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX aliases_by_number ON aliases (image, number);
