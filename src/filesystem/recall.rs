@@ -14,7 +14,7 @@ use super::attributes::Attributes;
 use super::failure::Outcome;
 use super::node::{Node, Place};
 use crate::merge::lookup;
-use crate::merge::private_directories::{PrivatePath, path_of};
+use crate::merge::private_directories::{PrivatePath, path_merging_with, path_of};
 use crate::store::catalog::Reads;
 use crate::store::number::Number;
 
