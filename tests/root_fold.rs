@@ -10,32 +10,18 @@ mod family;
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
-use family::{Fixture, assert_same, find, write};
-use foldfs::filesystem::create::Permissions;
+use family::live::{ROOT, WRITE, node, put, read};
+use family::{Fixture, assert_same, write};
 use foldfs::filesystem::data::SetId;
-use foldfs::filesystem::node::Node;
 use foldfs::filesystem::open::OpenFlags;
 use foldfs::filesystem::rename::Entry;
 use foldfs::filesystem::set_attributes::{Changes, NewTime};
 use foldfs::filesystem::xattrs::SetXattr;
-use foldfs::filesystem::{Caller, Filesystem};
 use foldfs::ops::fold;
 use foldfs::ops::report::FamilyFold;
 use foldfs::progress::Silent;
 use foldfs::store::metadata::Time;
-
-const ROOT: Caller = Caller {
-    uid: 0,
-    gid: 0,
-    pid: 0,
-};
-
-const WRITE: OpenFlags = OpenFlags {
-    write: true,
-    truncate: None,
-};
 
 /// Two images of a family, and the family's base.
 fn fixture() -> Fixture {
@@ -49,43 +35,6 @@ fn fixture() -> Fixture {
         fixture.import_as(name, &source, Some("family"), Default::default());
     }
     fixture
-}
-
-fn node(fs: &Filesystem, path: &str) -> Arc<Node> {
-    find(fs, path).expect(path).0
-}
-
-fn parent(path: &str) -> (&str, &str) {
-    path.rsplit_once('/').unwrap_or(("", path))
-}
-
-/// Writes a file through a live image, as a guest does.
-fn put(fs: &Filesystem, path: &str, content: &[u8]) -> Arc<Node> {
-    let (above, name) = parent(path);
-    let above = node(fs, above);
-    let permissions = Permissions {
-        mode: 0o640,
-        umask: 0,
-        caller: ROOT,
-    };
-    if find(fs, path).is_none() {
-        fs.create(&above, name.as_bytes(), &permissions).unwrap();
-    }
-    let file = node(fs, path);
-    let handle = fs.open(&file, WRITE).unwrap();
-    assert_eq!(
-        fs.write(handle, 0, content, SetId::Keep).unwrap(),
-        content.len()
-    );
-    fs.release(handle);
-    file
-}
-
-fn read(fs: &Filesystem, handle: u64) -> Vec<u8> {
-    let mut buffer = vec![0; 1 << 16];
-    let length = fs.read(handle, 0, &mut buffer).unwrap();
-    buffer.truncate(length);
-    buffer
 }
 
 fn run(fixture: &Fixture) -> FamilyFold {

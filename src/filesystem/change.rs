@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The lock that a family's images share: held shared by every change of an image's names or
 /// metadata, exclusively by a commit of the family's shared layer.
@@ -40,6 +40,11 @@ impl Change {
             count: &self.count,
             _lock: self.lock.read(),
         }
+    }
+
+    /// Waits for all changes of the family's images, and keeps new ones waiting.
+    pub(super) fn stop(&self) -> RwLockWriteGuard<'_, ()> {
+        self.lock.write()
     }
 }
 

@@ -19,6 +19,7 @@ pub mod acl;
 pub mod attributes;
 mod caller;
 mod change;
+pub mod clone;
 mod cover;
 pub mod create;
 pub mod data;

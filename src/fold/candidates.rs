@@ -50,6 +50,8 @@ pub struct Candidates {
     directories: Vec<Directory>,
     /// The files, those of one directory one after the other.
     pub files: Vec<Candidate>,
+    /// How many names there are in private directories.
+    pub entries: u64,
 }
 
 struct Pending {
@@ -74,6 +76,7 @@ impl Candidates {
                 name: Box::default(),
             }],
             files: Vec::new(),
+            entries: 0,
         };
         found.list(dirs.index.as_fd(), INDEX, held)?;
         let root = Arc::new(open_directory(&dirs.private, b".", OFlags::RDONLY)?);
@@ -125,6 +128,7 @@ impl Candidates {
             if name == b"." || name == b".." {
                 continue;
             }
+            self.entries += u64::from(position != INDEX);
             let known = entry.file_type();
             if !matches!(
                 known,

@@ -1,6 +1,7 @@
 //! The operations on a store: each has options, a plan that can be printed, and its application.
 
 pub mod check;
+pub mod clone;
 pub mod collect;
 #[cfg(test)]
 mod collect_tests;

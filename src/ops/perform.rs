@@ -52,6 +52,19 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             };
             Ok(Report::Remove(report))
         }
+        Request::Clone { from, to, frozen } => {
+            let options = super::clone::Options {
+                from: from.clone(),
+                to: to.clone(),
+                frozen: *frozen,
+            };
+            let plan = super::clone::plan(context, &options)?;
+            let report = match dry_run {
+                true => plan.report(),
+                false => super::clone::apply(context, &plan, progress)?,
+            };
+            Ok(Report::Clone(report))
+        }
         Request::Fold { family } => {
             let family = family.clone();
             let options = super::fold::Options { family };
@@ -83,9 +96,5 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
         Request::Mount { .. } | Request::Unmount { .. } => {
             Err(Error::failed("mounting", "only a daemon can do it"))
         }
-        other => Err(Error::failed(
-            format!("{other:?}"),
-            "this build cannot do it yet",
-        )),
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 pub mod guest;
+pub mod live;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -1,0 +1,144 @@
+//! clone: an image once more. What it costs are entries, not bytes: closed private files become
+//! objects first, which both images refer to.
+
+use super::context::Context;
+use super::report::CloneReport;
+use crate::error::{Context as _, Error, Result};
+use crate::fold::candidates::Candidates;
+use crate::fold::folding;
+use crate::progress::Progress;
+use crate::store::catalog::{Image, ImageRole, NewImage, Reads, check_name};
+use crate::store::layer::Layer;
+use crate::store::metadata::Time;
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// An image, or a family for its base.
+    pub from: String,
+    /// The new image's name.
+    pub to: String,
+    /// Refuse if a file is open for writing.
+    pub frozen: bool,
+}
+
+/// What a clone will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    options: Options,
+    origin: Image,
+    family: String,
+    entries: u64,
+    files: u64,
+}
+
+impl Plan {
+    /// What is reported before.
+    pub fn report(&self) -> CloneReport {
+        CloneReport {
+            image: self.options.to.clone(),
+            family: self.family.clone(),
+            entries: self.entries,
+            new_objects: self.files,
+            copied_bytes: 0,
+        }
+    }
+}
+
+/// Looks at the origin.
+///
+/// # Errors
+/// There is none; the new name is taken or no name; a file is open for writing and must not be (kind
+/// Busy).
+pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
+    check_name(&options.to)?;
+    let catalog = context.store.catalog();
+    let origin = catalog.image_by_name(&options.from)?;
+    let origin = origin.ok_or_else(|| super::unknown_name(&options.from))?;
+    if catalog.image_by_name(&options.to)?.is_some() {
+        let taken = Error::failed(format!("name {:?}", options.to), "it is taken");
+        return Err(taken.remedy("choose another name"));
+    }
+    let family = catalog.family(origin.family)?.ok_or_else(|| {
+        let image = format!("image {:?}", origin.name);
+        Error::failed(image, "its family is missing in the catalog").remedy("run `foldfs check`")
+    })?;
+    if options.frozen
+        && let Some(live) = context.images.live(origin.id)
+        && let Some(path) = live.open_for_writing()
+    {
+        let busy = Error::busy(path.escape_ascii(), "it is open for writing");
+        return Err(busy.remedy("close it, or clone without --frozen"));
+    }
+    let dirs = context.store.image_dirs(origin.id)?;
+    let candidates = Candidates::of(origin.id, &dirs, &Default::default())?;
+    Ok(Plan {
+        options: options.clone(),
+        family: family.name,
+        entries: candidates.entries,
+        files: candidates.files.len() as u64,
+        origin,
+    })
+}
+
+/// Makes the clone. It appears with the commit of its row, or not at all.
+///
+/// # Errors
+/// As [`plan`]; the host's, ENOSPC for one. Files of the origin that became objects by then stay so,
+/// which it does not show.
+pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<CloneReport> {
+    let Plan {
+        options, origin, ..
+    } = plan;
+    let store = &context.store;
+    let mounted = !context.mounted_on(origin.id).is_empty();
+    // What is kept alive here is the same instance all the time.
+    let filesystem = context.images.filesystem(origin.id)?;
+    progress.message("making objects of private files");
+    let mut new_objects = 0;
+    // Once more for what was written meanwhile.
+    for _ in 0..2 {
+        let images = &context.images;
+        let (new, _) = folding::make_objects(images, origin, mounted, context.threads, progress)?;
+        new_objects += new;
+        if new == 0 {
+            break;
+        }
+    }
+    progress.message("copying private entries");
+    let id = store.catalog().reserve_image_id()?;
+    let staged = store.create_image_dirs()?;
+    let layer = Layer::open(&staged.dirs().root, id).about("staging")?;
+    let copied = filesystem
+        .copy_layer(&layer, options.frozen)
+        .map_err(|failure| failure.about(format!("image {:?}", origin.name)))?;
+    drop(layer);
+    store.sync()?;
+    store.publish_image(staged, id)?;
+    let commit = || {
+        let transaction = store.catalog().transaction()?;
+        transaction.create_image(&NewImage {
+            id,
+            family: origin.family,
+            name: &options.to,
+            role: ImageRole::Guest,
+            created: Time::now().seconds,
+            source: &origin.name,
+        })?;
+        transaction.copy_image_rows(origin.id, id)?;
+        transaction.commit()
+    };
+    if let Err(error) = commit() {
+        if let Err(left) = store.retire_image(id) {
+            log::warn!("{left}");
+        }
+        return Err(error);
+    }
+    Ok(CloneReport {
+        image: options.to.clone(),
+        family: plan.family.clone(),
+        entries: copied.entries,
+        new_objects,
+        copied_bytes: copied.bytes,
+    })
+}
