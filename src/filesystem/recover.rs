@@ -26,7 +26,7 @@ impl Filesystem {
         let orphans = format!("images/{image}/orphans");
         tree::remove_contents(self.view.layer.orphans(), &orphans)?;
         let about = format!("images/{image}/index");
-        for number in self.view.layer.index_numbers().about(&about)? {
+        for number in self.view.layer.index_numbers()? {
             self.recover_indexed(number, &about)?;
         }
         Ok(())

@@ -55,12 +55,8 @@ impl View {
         shared: Arc<SharedLayer>,
     ) -> Result<Self> {
         let layer = Layer::open(directory.as_fd(), image).about(format!("images/{image}"))?;
-        let indexed = layer
-            .index_numbers()
-            .about(format!("images/{image}/index"))?;
-        let redirected = layer
-            .redirect_numbers()
-            .about(format!("images/{image}/redirects"))?;
+        let indexed = layer.index_numbers()?;
+        let redirected = layer.redirect_numbers()?;
         let view = Self {
             layer,
             shared,

@@ -31,8 +31,8 @@ pub struct ImageDirs {
 }
 
 impl ImageDirs {
-    fn open(root: OwnedFd) -> rustix::io::Result<Self> {
-        let part = |name| open_directory(root.as_fd(), name);
+    fn open(root: OwnedFd, about: &str) -> Result<Self> {
+        let part = |name| open_directory(root.as_fd(), name).about(format!("{about}/{name}"));
         Ok(Self {
             private: part(layout::PRIVATE)?,
             index: part(layout::INDEX)?,
@@ -73,9 +73,8 @@ impl Store {
     /// When one of them does not exist; errors of the file system.
     pub fn image_dirs(&self, id: ImageId) -> Result<ImageDirs> {
         let name = layout::image_name(id);
-        open_directory(self.images(), &name)
-            .and_then(ImageDirs::open)
-            .about(about(id))
+        let root = open_directory(self.images(), &name).about(about(id))?;
+        ImageDirs::open(root, &about(id))
     }
 
     /// Makes the directories of a new image, empty, in `staging/`. `private/` has no mark yet.
@@ -91,7 +90,7 @@ impl Store {
             .directory()
             .try_clone_to_owned()
             .about(staging.name())?;
-        let dirs = ImageDirs::open(root).about(staging.name())?;
+        let dirs = ImageDirs::open(root, staging.name())?;
         Ok(StagedImage { staging, dirs })
     }
 

@@ -19,6 +19,7 @@ use rustix::io::{Errno, Result};
 use super::layout;
 use super::mark::{self, Mark};
 use super::number::{ImageId, Number};
+use crate::error::{self, Context, Error};
 use crate::sys::xattr;
 
 /// The directories of `images/ID`, open.
@@ -148,26 +149,36 @@ impl Layer {
     /// The numbers of all files in `index/`.
     ///
     /// # Errors
-    /// EBADMSG for a name that foldfs did not put there.
-    pub fn index_numbers(&self) -> Result<Vec<Number>> {
-        let names = names_in(self.index())?.into_iter();
-        let files = names.filter(|name| layout::parse_token(name).is_none());
-        parse_numbers(files)
+    /// One that names the file if there is one that foldfs did not put there.
+    pub fn index_numbers(&self) -> error::Result<Vec<Number>> {
+        let mut names = self.names_of(self.index(), layout::INDEX)?;
+        names.retain(|name| layout::parse_token(name).is_none());
+        self.parse_numbers(names, layout::INDEX)
     }
 
     /// The numbers of all shared directories in `redirects/`.
     ///
     /// # Errors
-    /// EBADMSG for a name that foldfs did not put there.
-    pub fn redirect_numbers(&self) -> Result<Vec<Number>> {
-        parse_numbers(names_in(self.redirects())?.into_iter())
+    /// As [`Layer::index_numbers`].
+    pub fn redirect_numbers(&self) -> error::Result<Vec<Number>> {
+        let names = self.names_of(self.redirects(), layout::REDIRECTS)?;
+        self.parse_numbers(names, layout::REDIRECTS)
     }
-}
 
-fn parse_numbers(names: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Number>> {
-    names
-        .map(|name| layout::parse_number(&name).ok_or(Errno::BADMSG))
-        .collect()
+    fn names_of(&self, directory: BorrowedFd<'_>, part: &str) -> error::Result<Vec<Vec<u8>>> {
+        names_in(directory).about(format!("images/{}/{part}", self.image))
+    }
+
+    fn parse_numbers(&self, names: Vec<Vec<u8>>, part: &str) -> error::Result<Vec<Number>> {
+        let number = |name: Vec<u8>| {
+            layout::parse_number(&name).ok_or_else(|| {
+                let object = format!("images/{}/{part}/{}", self.image, name.escape_ascii());
+                Error::failed(object, "a name that foldfs does not make")
+                    .remedy("move it elsewhere: nothing but foldfs may write there")
+            })
+        };
+        names.into_iter().map(number).collect()
+    }
 }
 
 /// All names of a host directory but "." and "..", in no order. The descriptor may be an O_PATH one.

@@ -105,8 +105,7 @@ type Names = HashMap<Number, BTreeSet<Box<[u8]>>>;
 fn names_of_indexed(shared: &SharedLayer, participants: &[Participant<'_>]) -> Result<Names> {
     let mut names = Names::new();
     for Participant { view, .. } in participants {
-        let about = || format!("images/{}/index", view.layer.image());
-        let mut pending = view.layer.index_numbers().about(about())?;
+        let mut pending = view.layer.index_numbers()?;
         for number in &mut pending {
             *number = view.shared_of(*number);
         }

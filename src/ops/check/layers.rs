@@ -59,11 +59,7 @@ pub(super) fn check(
     checker.private()?;
     checker.index()?;
     checker.aliases(context)?;
-    for directory in view
-        .layer
-        .redirect_numbers()
-        .about(format!("image {}", image.name))?
-    {
+    for directory in view.layer.redirect_numbers()? {
         if let Located::Nowhere = locate::locate(&view, directory)? {
             log::debug!(
                 "image {}: redirects/{directory} is not needed any more",

@@ -9,14 +9,18 @@ mod objects;
 mod shared;
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use super::context::Context;
 use super::report::{CheckReport, Finding};
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::catalog::Reads;
 use crate::store::digest::Digest;
+use crate::store::{layer, layout};
 
 /// What to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +92,46 @@ pub fn run(context: &Context, options: Options, progress: &dyn Progress) -> Resu
         }
         findings.report.images += 1;
     }
+    directories(context, &mut findings)?;
     progress.message("objects");
     objects::check(context.store.objects(), options, progress, &mut findings)?;
     Ok(findings.report)
+}
+
+/// An import has made an image's directory shortly before its row.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What lies in `images/`.
+fn directories(context: &Context, findings: &mut Findings) -> Result<()> {
+    let images = context.store.images();
+    let begun = Instant::now();
+    for name in layer::names_in(images).about(layout::IMAGES)? {
+        let object = [layout::IMAGES.as_bytes(), b"/", &name].concat();
+        let Some(id) = layout::parse_image(&name) else {
+            findings.add(
+                object,
+                "a name that foldfs does not make",
+                "move it elsewhere",
+            );
+            continue;
+        };
+        let is_known = loop {
+            let is_gone = || layer::open_directory(images, &name, OFlags::PATH).is_err();
+            if context.store.catalog().image(id)?.is_some() || is_gone() {
+                break true;
+            }
+            if begun.elapsed() > PATIENCE {
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        if !is_known {
+            findings.add(
+                object,
+                "the catalog has no such image: an import was interrupted, or the catalog is an older one",
+                "restore the catalog from catalog.bak, or let any command that alters the store remove it",
+            );
+        }
+    }
+    Ok(())
 }
