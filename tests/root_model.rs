@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::directory::{Directory, Scan, System};
+use common::drive::Watch;
 use common::model::{Model, Outcome};
 use common::op::{Invisible, Op, Where};
 use common::snapshot::{Depth, Fields, Snapshot};
@@ -22,7 +23,7 @@ fn plain(ops: &[Op]) -> Result<usize, String> {
     let mut model = Model::read(&tree);
     let mut directory = Directory::new(&tree);
     let systems: &mut [&mut dyn System] = &mut [&mut directory];
-    drive::run(ops, &mut model, systems)
+    drive::run(ops, Watch::Closely, &mut model, systems)
 }
 
 #[test]
@@ -118,5 +119,10 @@ fn with_fault(fault: &'static str) -> Result<usize, String> {
     let inner = Directory::new(&tree);
     let mut faulty = Faulty { inner, tree, fault };
     let systems: &mut [&mut dyn System] = &mut [&mut faulty];
-    drive::run(&[Op::Stat { at: Where::Root }], &mut model, systems)
+    drive::run(
+        &[Op::Stat { at: Where::Root }],
+        Watch::Closely,
+        &mut model,
+        systems,
+    )
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::directory::{Directory, Scan, System, drop_caches};
-use super::model::{Model, Outcome};
+use super::model::Outcome;
 use super::op::{Invisible, Op};
 use super::snapshot::{Depth, Fields, Snapshot};
 use super::store::{Mounted, TestStore};
@@ -12,11 +12,12 @@ use super::store::{Mounted, TestStore};
 /// More clones than this only cost time.
 const CLONES_MAX: usize = 2;
 
-/// The image `first` of a family whose every image was made of the same tree; a second one is
-/// mounted beside it and must never change.
+/// A mounted image of a family whose every image was made of the same tree.
 #[derive(Debug)]
 pub struct Image {
     store: Rc<TestStore>,
+    name: &'static str,
+    role: Role,
     directory: Directory,
     mounted: Option<Mounted>,
     sibling: Option<Mounted>,
@@ -26,33 +27,53 @@ pub struct Image {
     imports: u32,
 }
 
+/// What an image does beside the operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Everything that must stay invisible; an image that must never change is mounted beside it.
+    Watched,
+    /// Everything that must stay invisible.
+    Leader,
+    /// The same operations as the leader, so that what both make can be shared.
+    Follower,
+}
+
 impl Image {
-    /// Imports the sample twice and mounts both images.
-    pub fn new(store: Rc<TestStore>) -> Image {
-        let tree = store.sample(0);
-        store.import("first", &tree, "family");
-        store.import("second", &tree, "family");
-        let mounted = store.mount("first");
+    /// An image, and a second one beside it that must never change.
+    pub fn watched(store: &Rc<TestStore>) -> Image {
+        store.import("second", &store.sample(0), "family");
+        let mut image = Image::new(store, "first", Role::Watched);
         let sibling = store.mount("second");
-        sibling.assert_shows(&tree);
+        sibling.assert_shows(&store.sample(0));
+        image.sibling_shows = sibling.snapshot();
+        image.sibling = Some(sibling);
+        image
+    }
+
+    /// Two images in which the same is going to happen: what changes in both is the majority's.
+    pub fn twins(store: &Rc<TestStore>) -> [Image; 2] {
+        let leader = Image::new(store, "first", Role::Leader);
+        [leader, Image::new(store, "twin", Role::Follower)]
+    }
+
+    fn new(store: &Rc<TestStore>, name: &'static str, role: Role) -> Image {
+        store.import(name, &store.sample(0), "family");
+        let mounted = store.mount(name);
         Image {
+            store: Rc::clone(store),
+            name,
+            role,
             directory: Directory::new(&mounted.path),
-            sibling_shows: sibling.snapshot(),
-            sibling: Some(sibling),
             mounted: Some(mounted),
+            sibling: None,
+            sibling_shows: Snapshot::default(),
             imported: Vec::new(),
             clones: Vec::new(),
             imports: 0,
-            store,
         }
     }
 
-    /// The model of what it shows now.
-    pub fn model(&self) -> Model {
-        Model::read(&self.mounted.as_ref().expect("it is mounted").path)
-    }
-
-    /// Unmounts, looks at the clones and has the store checked.
+    /// Unmounts and looks at the clones.
     pub fn finish(mut self) -> Result<(), String> {
         self.check_others()?;
         // Open files and mappings go first.
@@ -73,22 +94,20 @@ impl Image {
             }
             clone.unmount();
         }
-        self.store.wait_for_daemons();
-        self.store.assert_sound();
         Ok(())
     }
 
     fn remount(&mut self) {
         self.directory.leave();
         self.mounted.take().expect("it is mounted").unmount();
-        self.mounted = Some(self.store.mount("first"));
+        self.mounted = Some(self.store.mount(self.name));
         self.directory.enter();
     }
 }
 
 impl System for Image {
     fn name(&self) -> String {
-        "the mounted image".into()
+        format!("image {}", self.name)
     }
 
     fn perform(&mut self, op: &Op<Vec<u8>>) -> Outcome {
@@ -96,6 +115,9 @@ impl System for Image {
     }
 
     fn invisible(&mut self, what: Invisible) {
+        if self.role == Role::Follower && what != Invisible::Remount {
+            return;
+        }
         match what {
             Invisible::Fold => {
                 self.store.ok(&["fold"]);

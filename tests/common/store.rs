@@ -17,6 +17,12 @@ use super::snapshot::{Fields, Snapshot};
 /// No command of a test takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The program under test; FOLDFS_TEST_PROGRAM names another build of it.
+pub fn program() -> PathBuf {
+    let other = std::env::var_os("FOLDFS_TEST_PROGRAM").map(PathBuf::from);
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_foldfs").into())
+}
+
 /// What a program left behind.
 #[derive(Debug, Clone)]
 pub struct Ran {
@@ -170,7 +176,7 @@ impl TestStore {
 
     /// A command for this store.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_foldfs"));
+        let mut command = Command::new(program());
         command
             .env_remove("FOLDFS_STORE")
             .env("RUST_BACKTRACE", "1");
@@ -359,7 +365,7 @@ impl Drop for Mounted {
 }
 
 fn unmount_command(store: &Path, path: &Path) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_foldfs"));
+    let mut command = Command::new(program());
     command.arg("--store").arg(store).arg("unmount").arg(path);
     run(&mut command, b"")
 }

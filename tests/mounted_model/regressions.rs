@@ -2,14 +2,15 @@
 
 #![allow(clippy::panic, reason = "a test that cannot go on should panic")]
 
+use super::common::drive::Watch;
 use super::common::op::Op::{self, *};
 use super::common::op::Where::Path;
 use super::common::op::{self, Also, Renaming};
-use super::{common, mounted};
+use super::{common, watched};
 
 fn check(test: &str, ops: &[Op]) {
     if common::can_run(test, common::needs_fuse()) {
-        let performed = mounted(ops).unwrap_or_else(|error| panic!("{error}"));
+        let performed = watched(ops, Watch::Closely).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(performed, ops.len(), "an operation was left out");
     }
 }

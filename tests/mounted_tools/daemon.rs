@@ -1,0 +1,163 @@
+//! Mounts as a whole: several at once, busy ones, and the end of their daemon.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::Stdio;
+use std::thread;
+use std::time::Instant;
+
+use super::common::store::{is_mounted, mounts_below};
+use super::*;
+
+#[test]
+fn all_images_at_once() {
+    let Some(store) = twins("all_images_at_once") else {
+        return;
+    };
+    let all = store.place.join("all");
+    fs::create_dir(&all).unwrap();
+    store.ok(&["mount", all.to_str().unwrap(), "-o", "dev"]);
+    let mounts = mounts_below(&all);
+    assert_eq!(mounts.len(), 2, "no guest runs on the base: {mounts:?}");
+    assert_eq!(store.daemons().len(), 1, "one daemon serves them all");
+    let tree = Snapshot::of(&store.sample(0));
+    for image in ["first", "second"] {
+        tree.assert_same(&Snapshot::of(&all.join(image)), Fields::COPY, image);
+    }
+    fs::write(all.join("first/etc/hosts"), "first's").unwrap();
+    tree.assert_same(&Snapshot::of(&all.join("second")), Fields::COPY, "second");
+    store.ok(&["unmount", all.to_str().unwrap()]);
+    assert_eq!(mounts_below(&all).len(), 0);
+    store.wait_for_daemons();
+    store.assert_sound();
+}
+
+#[test]
+fn a_busy_mount_stays() {
+    let Some(store) = twins("a_busy_mount_stays") else {
+        return;
+    };
+    let first = store.mount("first");
+    let held = File::open(first.join("etc/hosts")).unwrap();
+    let path = first.path.to_str().unwrap();
+    store.run(&["unmount", path]).exits(4).says(&[path]);
+    assert!(is_mounted(&first.path));
+    first.assert_shows(&store.sample(0));
+    drop(held);
+    finish(&store, [first]);
+}
+
+/// Waits until a condition holds.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_terminated_daemon_leaves_no_mount() {
+    for signal in ["TERM", "INT"] {
+        for busy in [false, true] {
+            let Some(store) = twins("a_terminated_daemon_leaves_no_mount") else {
+                return;
+            };
+            let (first, second) = (store.mount("first"), store.mount("second"));
+            let mut held = File::create(first.join("etc/new")).unwrap();
+            held.write_all(b"written").unwrap();
+            let held = busy.then_some(held);
+            let daemons = store.daemons();
+            assert_eq!(daemons.len(), 1);
+            run(
+                Command::new("kill").args(["-s", signal, &daemons[0].to_string()]),
+                b"",
+            )
+            .exits(0);
+            eventually("the daemon ends", || store.daemons().is_empty());
+            assert_eq!(
+                mounts_below(&store.place),
+                Vec::<PathBuf>::new(),
+                "busy: {busy}"
+            );
+            drop((held, first, second));
+            let first = store.mount("first");
+            assert_eq!(fs::read(first.join("etc/new")).unwrap(), b"written");
+            finish(&store, [first]);
+        }
+    }
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing_that_was_synced() {
+    let Some(store) = twins("a_killed_daemon_loses_nothing") else {
+        return;
+    };
+    let first = store.mount("first");
+    fs::rename(first.join("usr/lib"), first.join("lib")).unwrap();
+    let mut file = File::create(first.join("lib/new")).unwrap();
+    file.write_all(b"synced").unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    fs::write(first.join("usr/bin/tool"), "promoted").unwrap();
+    let shown = first.snapshot();
+    let daemons = store.daemons();
+    run(
+        Command::new("kill").args(["-9", &daemons[0].to_string()]),
+        b"",
+    )
+    .exits(0);
+    eventually("the daemon ends", || store.daemons().is_empty());
+    let path = first.path.to_str().unwrap();
+    let ran = store.run(&["unmount", path]);
+    if ran.code != 0 {
+        // Nobody serves the store; mount clears away what a killed daemon left.
+        assert!(
+            ran.stderr.contains(path) || ran.stderr.contains("no daemon"),
+            "{}",
+            ran.stderr
+        );
+    }
+    store.assert_sound();
+    drop(first);
+    let first = store.mount("first");
+    shown.assert_same(&first.snapshot(), Fields::ALL, "after a kill");
+    finish(&store, [first]);
+}
+
+#[test]
+fn a_mount_in_the_foreground_ends_with_its_unmount() {
+    let Some(store) = twins("a_mount_in_the_foreground") else {
+        return;
+    };
+    let path = store.place.join("mnt-first");
+    fs::create_dir(&path).unwrap();
+    let mut command = store.command(&["mount", "first", path.to_str().unwrap(), "-f"]);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    eventually("it is mounted", || is_mounted(&path));
+    fs::write(path.join("new"), "there").unwrap();
+    let second = store.mount("second");
+    assert_eq!(
+        store.daemons().len(),
+        1,
+        "the one in the foreground serves both"
+    );
+    store.ok(&["unmount", path.to_str().unwrap()]);
+    second.unmount();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it goes on without a mount");
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    assert!(status.success(), "{status}");
+    let first = store.mount("first");
+    assert_eq!(fs::read(first.join("new")).unwrap(), b"there");
+    finish(&store, [first]);
+}
