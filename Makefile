@@ -24,7 +24,7 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 	fi
 
 soak: ## the random tests with many more cases: make soak CASES=20000
-	PROPTEST_CASES=$(CASES) $(CARGO) test --release --locked --no-fail-fast
+	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(CASES) $(CARGO) test --release --locked --no-fail-fast
 
 lint: ## formatting, clippy and, where it is installed, shellcheck
 	$(CARGO) fmt --check
