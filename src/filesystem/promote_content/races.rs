@@ -109,6 +109,26 @@ fn renamed_linked_and_replaced_meanwhile() {
 }
 
 #[test]
+fn an_open_waits_for_nothing() {
+    let image = TestImage::new();
+    let node = image.node("big");
+    let content = node.content.lock();
+    let handle = image.writer(&node);
+    assert_eq!(
+        image.fs.handle_needs_promotion(handle).unwrap(),
+        Some(1 << 20)
+    );
+    std::thread::scope(|scope| {
+        let written = scope.spawn(|| image.fs.write(handle, 0, b"x", SetId::Keep));
+        assert_eq!(image.content(&node), big());
+        drop(content);
+        assert_eq!(written.join().unwrap().unwrap(), 1);
+    });
+    assert_eq!(image.content(&node)[..1], *b"x");
+    image.fs.release(handle);
+}
+
+#[test]
 fn everything_at_once() {
     let expected = big();
     for round in 0..12u64 {
