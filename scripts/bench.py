@@ -302,9 +302,8 @@ def bench_fold(runs):
     say("fold that finds nothing new: 8 mounted images, 10,000 private files of their own in each")
     store = fresh("store")
     foldfs(store, "init")
-    foldfs(store, "import", "image0", TREES / "minbase")
-    for number in range(1, 8):
-        foldfs(store, "clone", "image0", f"image{number}")
+    for number in range(8):
+        foldfs(store, "import", f"image{number}", TREES / "minbase")
     with mounted(store) as (_, directory):
         for image in range(8):
             for group in range(100):
@@ -333,8 +332,8 @@ def bench_memory(runs):
     foldfs(store, "init")
     for tree in EIGHT:
         foldfs(store, "import", tree, TREES / tree)
-    for number in range(10 - len(EIGHT)):
-        foldfs(store, "clone", "standard", f"clone{number}")
+    foldfs(store, "import", "app", TREES / "app")
+    foldfs(store, "import", "second", TREES / "standard")
     mounted_sizes, an_inode = [], []
     for _ in range(runs):
         with mounted(store) as (pid, directory):
