@@ -98,9 +98,8 @@ cleanup() {
     done
     exit "$result"
 }
+# Bash runs it when a signal ends the script, too.
 trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 [ "$(id -u)" -eq 0 ] || { echo "demo: root is needed: it builds and mounts root trees" >&2; exit 1; }
 [ -c /dev/fuse ] || { echo "demo: no /dev/fuse here" >&2; exit 1; }
