@@ -105,7 +105,7 @@ fn remove(report: &RemoveReport, would: Would) -> String {
         let versions = counted(report.withdrawn, "shared version");
         let verb = would.verb("went", "would go");
         out.push_str(&format!(
-            "; {versions} {verb} back to the one image that uses them"
+            "; {versions} {verb} into the images that still use them"
         ));
     }
     out.push('\n');

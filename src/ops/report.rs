@@ -116,7 +116,8 @@ pub struct RemoveReport {
     pub family: String,
     /// The family went with it.
     pub family_removed: bool,
-    /// Shared versions that went back into the one image that still uses them.
+    /// Shared versions that left the shared layer, for the images that still use them: too few hold
+    /// them now.
     pub withdrawn: u64,
 }
 
