@@ -11,7 +11,7 @@ use super::failure::Outcome;
 use super::node::{Node, Place, Source};
 use crate::error::Result;
 use crate::merge::lookup::{Item, Site};
-use crate::merge::placement::plan::could_withdraw;
+use crate::merge::placement::withdraw::could_withdraw;
 use crate::merge::private_directories::{PrivatePath, private_directories};
 use crate::merge::version::{Version, version_of};
 use crate::store::catalog::{NewUncover, Reads, Uncover, UncoverAction};

@@ -7,6 +7,7 @@
 
 pub mod plan;
 pub mod rule;
+pub mod withdraw;
 
 use std::fmt;
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::rule::{Ballot, Choice, decide};
+use super::withdraw::{could_withdraw, could_withdraw_with_alias};
 use super::{Becomes, Change, Directory, Placement};
 use crate::error::{Context, Result};
 use crate::merge::lookup::{self, Item, Parts, Site, damaged};
@@ -17,7 +18,7 @@ use crate::path_bytes::PathBytes;
 use crate::store::catalog::{Reads, Share};
 use crate::store::entry;
 use crate::store::layer;
-use crate::store::mark::{DirectoryRole, Mark, Role};
+use crate::store::mark::{DirectoryRole, Role};
 use crate::store::metadata::{Content, Metadata, SharedInode};
 use crate::store::number::Number;
 use crate::store::shared::SharedLayer;
@@ -518,61 +519,6 @@ fn vote(
         ballot: Ballot::Version(version),
         redundant,
     })
-}
-
-/// Whether a private directory merged with the shared one at its place shows no difference.
-///
-/// # Errors
-/// Those of reading the private layer.
-pub fn could_withdraw(
-    view: &View,
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-    stat: &rustix::fs::Stat,
-    mark: &Mark,
-    shared: &Arc<SharedInode>,
-) -> Result<bool> {
-    let shown = view.shown_as(shared.number, shared.ctime);
-    if mark.number != shown.number {
-        return Ok(false);
-    }
-    if let Role::Directory(DirectoryRole::Merged { .. }) = mark.role {
-        let metadata = entry::read_metadata(parent, name, stat, mark);
-        let metadata = metadata.map_err(|error| damaged(view, name, error))?;
-        if metadata != view.as_shown(shared).metadata
-            || entry::shown_ctime(stat, mark) != shown.ctime
-        {
-            return Ok(false);
-        }
-    }
-    is_empty_on_host(view, parent, name)
-}
-
-/// Whether a private directory merged with the shared one at its place would show no difference if
-/// the image had the right alias.
-///
-/// # Errors
-/// Those of reading the private layer.
-pub fn could_withdraw_with_alias(
-    view: &View,
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-    stat: &rustix::fs::Stat,
-    mark: &Mark,
-    shared: &SharedInode,
-) -> Result<bool> {
-    let metadata = entry::read_metadata(parent, name, stat, mark);
-    let metadata = metadata.map_err(|error| damaged(view, name, error))?;
-    let merged = matches!(mark.role, Role::Directory(DirectoryRole::Merged { .. }));
-    Ok(merged
-        && metadata.equal_but_mtime(&shared.metadata)
-        && is_empty_on_host(view, parent, name)?)
-}
-
-fn is_empty_on_host(view: &View, parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
-    let fault = |error| damaged(view, name, error);
-    let private = layer::open_directory(parent, name, OFlags::PATH).map_err(fault)?;
-    Ok(layer::names_in(private.as_fd()).map_err(fault)?.is_empty())
 }
 
 /// The directory `name` of an image's directory; `old`: the shared directory of that name.
