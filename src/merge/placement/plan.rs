@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::groups::keep_split_groups;
 use super::rule::{Ballot, Choice, decide};
 use super::withdraw::{could_withdraw, could_withdraw_with_alias};
 use super::{Becomes, Change, Directory, Placement};
@@ -57,47 +58,6 @@ pub fn plan(
     Ok(placement)
 }
 
-/// A file of several names leaves the shared layer with all of them or not at all, as far as the
-/// directories that hold them stay.
-fn keep_split_groups(placement: &mut Placement) {
-    let leaves = |change: &Change| {
-        let old = change.old.as_ref()?;
-        let several = old.content != Content::Directory && old.links > 1;
-        (several && change.new != Becomes::Same).then_some((old.number, old.links))
-    };
-    let mut leaving: HashMap<Number, u32> = HashMap::new();
-    for (number, _) in placement.changes.iter().filter_map(leaves) {
-        *leaving.entry(number).or_default() += 1;
-    }
-    let changes = placement.changes.iter();
-    let removed: BTreeSet<Number> = changes.filter_map(removed_directory).collect();
-    let stays = |change: &Change| {
-        let Some((number, links)) = leaves(change) else {
-            return false;
-        };
-        let directory_stays = match change.directory {
-            Directory::Shared(directory) => !removed.contains(&directory),
-            Directory::New(_) => true,
-        };
-        // What is in a new directory would lose its place in the plan.
-        let simple = !matches!(change.new, Becomes::Directory(_));
-        leaving.get(&number).is_some_and(|count| *count < links) && directory_stays && simple
-    };
-    let changes = std::mem::take(&mut placement.changes);
-    let mut positions = Vec::with_capacity(changes.len());
-    for mut change in changes {
-        positions.push(placement.changes.len());
-        if stays(&change) {
-            continue;
-        }
-        if let Directory::New(position) = &mut change.directory {
-            // A directory comes before what is in it.
-            *position = positions[*position];
-        }
-        placement.changes.push(change);
-    }
-}
-
 /// Names of files of several names, by shared directory, and those of the directories above them.
 type Names = HashMap<Number, BTreeSet<Box<[u8]>>>;
 
@@ -120,13 +80,6 @@ fn names_of_indexed(shared: &SharedLayer, participants: &[Participant<'_>]) -> R
         }
     }
     Ok(names)
-}
-
-/// The shared directory that a change removes.
-fn removed_directory(change: &Change) -> Option<Number> {
-    let old = change.old.as_ref()?;
-    let removed = old.content == Content::Directory && change.new != Becomes::Same;
-    removed.then_some(old.number)
 }
 
 /// What an image has in place of a directory of the plan.
