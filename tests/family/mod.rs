@@ -75,8 +75,14 @@ impl Fixture {
 
     /// Closes the store and opens it again, as a later process would.
     pub fn reopen(self) -> Self {
+        self.reopen_after(|| ())
+    }
+
+    /// Closes the store, does something, and opens it again.
+    pub fn reopen_after(self, between: impl FnOnce()) -> Self {
         let Self { directory, context } = self;
         drop(context);
+        between();
         let store = Store::open(&directory.path().join("store"), Access::Write).unwrap();
         let context = Context::new(Arc::new(store), 0);
         Self { directory, context }
