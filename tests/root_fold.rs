@@ -350,3 +350,48 @@ fn an_existing_object_is_compared_before_it_is_taken() {
     let handle = one.open(&file, OpenFlags::default()).unwrap();
     assert_eq!(read(&one, handle), b"installed in both");
 }
+
+/// `cargo nextest run --release --run-ignored only --no-capture measure_a_second_fold`
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_second_fold() {
+    let fixture = Fixture::new();
+    let source = fixture.source("source");
+    write(&source, "srv/file", "a file");
+    for image in 0..8 {
+        fixture.import_as(
+            &format!("image{image}"),
+            &source,
+            Some("family"),
+            Default::default(),
+        );
+    }
+    for image in 0..8 {
+        let fs = fixture.filesystem(&format!("image{image}"));
+        for group in 0..100 {
+            let path = format!("srv/group{group}");
+            fs.make_directory(
+                &node(&fs, "srv"),
+                &path.as_bytes()[4..],
+                &family::live::permissions(0o755),
+            )
+            .unwrap();
+            for number in 0..100 {
+                let content = format!("{image} {group} {number}\n").repeat(200);
+                put(&fs, &format!("{path}/file{number}"), content.as_bytes());
+            }
+        }
+    }
+    fixture.context.store.sync().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        let plan = fold::plan(&fixture.context, &fold::Options { family: None }, &Silent).unwrap();
+        let planned = start.elapsed();
+        let report = fold::apply(&fixture.context, &plan, &Silent).unwrap();
+        println!(
+            "planned {planned:?}, done {:?}: {report:?}",
+            start.elapsed()
+        );
+    }
+}

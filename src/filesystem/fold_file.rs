@@ -328,6 +328,8 @@ impl Filesystem {
             Object::There(file) => (file, false),
             Object::File if stat.st_nlink > 1 => return Ok(Folded::Busy),
             Object::File => {
+                // A link changes it, and the file may stay after all.
+                self.keep_ctime(node)?;
                 match durable::link(directory, name, work, &becoming) {
                     Ok(()) => {}
                     Err(Errno::EXIST) => return Ok(Folded::Later),

@@ -4,6 +4,7 @@
 //! their names in `objects/`; then the files that are equal to them. Only a synced object is
 //! referred to by another file.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -22,6 +23,7 @@ use crate::store::becoming;
 use crate::store::catalog::Image;
 use crate::store::digest::Digest;
 use crate::store::metadata::Time;
+use crate::store::number::ImageId;
 use crate::store::open::Store;
 
 /// How many files are on their way to become objects at a time: until they are, they cost a
@@ -65,6 +67,9 @@ pub fn apply(
         })
         .collect();
     if plan.groups.is_empty() {
+        for image in &plan.images {
+            finish_left(images.store(), image.subject.image.id)?;
+        }
         return Ok(counts);
     }
     progress.message("folding equal files");
@@ -132,7 +137,7 @@ pub fn make_objects(
         .map(|file| ((0, file), ()))
         .collect();
     if files.is_empty() {
-        becoming::finish_left(images.store(), target.work(), "work")?;
+        finish_left(images.store(), image.id)?;
         return Ok((0, 0));
     }
     progress.total(candidates.files.iter().map(|file| file.key.size).sum());
@@ -168,6 +173,12 @@ pub fn make_objects(
     Ok(new.into_inner())
 }
 
+/// What an earlier attempt left in an image's `work/`.
+fn finish_left(store: &Store, image: ImageId) -> Result<()> {
+    let dirs = store.image_dirs(image)?;
+    becoming::finish_left(store, dirs.work.as_fd(), &format!("images/{image}/work"))
+}
+
 impl<'a> Target<'a> {
     fn new(
         images: &Images,
@@ -183,7 +194,7 @@ impl<'a> Target<'a> {
         })
     }
 
-    fn work(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn work(&self) -> BorrowedFd<'_> {
         self.filesystem.view.layer.work()
     }
 
@@ -201,8 +212,7 @@ impl<'a> Folding<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         for target in &images {
-            let image = target.filesystem.view.layer.image();
-            becoming::finish_left(store, target.work(), &format!("images/{image}/work"))?;
+            finish_left(store, target.filesystem.view.layer.image())?;
         }
         let synced = Time::now();
         store.sync()?;

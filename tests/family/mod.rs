@@ -88,6 +88,20 @@ impl Fixture {
         Self { directory, context }
     }
 
+    /// A copy of the store, which nobody may be changing, with one thread to fold.
+    pub fn copy(&self) -> Self {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(self.context.store.path())
+            .arg(directory.path())
+            .status();
+        assert!(status.unwrap().success());
+        let store = Store::open(&directory.path().join("store"), Access::Write).unwrap();
+        let context = Context::new(Arc::new(store), 1);
+        Self { directory, context }
+    }
+
     /// An empty directory for a source.
     pub fn source(&self, name: &str) -> PathBuf {
         let path = self.directory.path().join(name);
