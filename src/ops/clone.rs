@@ -56,7 +56,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
     let origin = catalog.image_by_name(&options.from)?;
     let origin = origin.ok_or_else(|| super::unknown_name(&options.from))?;
     if catalog.image_by_name(&options.to)?.is_some() {
-        let taken = Error::failed(format!("name {:?}", options.to), "it is taken");
+        let taken = Error::failed(format!("name {:?}", options.to), "it exists already");
         return Err(taken.remedy("choose another name"));
     }
     let family = catalog.family(origin.family)?.ok_or_else(|| {
