@@ -492,6 +492,7 @@ pub fn visible() -> BoxedStrategy<Op> {
 pub fn all() -> BoxedStrategy<Op> {
     let invisible = prop_oneof![
         4 => Just(Invisible::Fold), 3 => Just(Invisible::DropCaches), 1 => Just(Invisible::Collect),
+        1 => Just(Invisible::Clone),
         2 => Just(Invisible::Import), 2 => Just(Invisible::Remove),
         3 => Just(Invisible::Remount),
     ];

@@ -161,3 +161,50 @@ fn a_mount_in_the_foreground_ends_with_its_unmount() {
     assert_eq!(fs::read(first.join("new")).unwrap(), b"there");
     finish(&store, [first]);
 }
+
+#[test]
+fn commands_work_beside_the_daemon() {
+    let Some(store) = twins("commands_work_beside_the_daemon") else {
+        return;
+    };
+    let first = store.mount("first");
+    fs::write(first.join("etc/hosts"), "changed").unwrap();
+    store.ok(&["clone", "first", "third"]);
+    let third = store.mount("third");
+    first
+        .snapshot()
+        .assert_same(&third.snapshot(), Fields::ALL, "a clone differs");
+    fs::write(third.join("etc/hosts"), "third's").unwrap();
+    assert_eq!(fs::read(first.join("etc/hosts")).unwrap(), b"changed");
+    store.import("fourth", &store.sample(2), "family");
+    store.ok(&["rename", "second", "renamed"]);
+    store.ok(&["status"]);
+    store.ok(&["check"]);
+    store.ok(&["why", "first", "/etc/hosts"]);
+    store.ok(&["remove", "renamed"]);
+    let out = store.place.join("out");
+    store.ok(&["export", "first", out.to_str().unwrap()]);
+    Snapshot::of(&out).assert_same(
+        &first.snapshot(),
+        Fields::COPY,
+        "an export of a mounted image",
+    );
+    finish(&store, [first, third]);
+}
+
+#[test]
+fn a_frozen_clone_refuses_an_open_file() {
+    let Some(store) = twins("a_frozen_clone_refuses") else {
+        return;
+    };
+    let first = store.mount("first");
+    let file = File::create(first.join("etc/hosts")).unwrap();
+    store
+        .run(&["clone", "first", "third", "--frozen"])
+        .exits(4)
+        .says(&["etc/hosts"]);
+    store.ok(&["clone", "first", "open"]);
+    drop(file);
+    store.ok(&["clone", "first", "third", "--frozen"]);
+    finish(&store, [first]);
+}
