@@ -4,7 +4,6 @@ use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -49,32 +48,33 @@ impl ControlServer {
     }
 
     /// Serves calls, each on a thread of its own, for as long as `listening` says so: it is asked
-    /// after each connection (a connection that says nothing wakes it).
-    pub fn serve(&self, performer: &Arc<impl Performer>, listening: impl Fn() -> bool) {
-        for stream in self.listener.incoming() {
-            if !listening() {
-                return;
-            }
-            let stream = match stream {
-                Ok(stream) => stream,
-                Err(error) => {
-                    log::warn!("control socket: {error}");
-                    std::thread::sleep(Duration::from_millis(100));
-                    continue;
+    /// after each connection (a connection that says nothing wakes it). Ends when every command
+    /// that was let in has its answer: one that is told nothing could not know what was done.
+    pub fn serve(&self, performer: &impl Performer, listening: impl Fn() -> bool) {
+        std::thread::scope(|scope| {
+            for stream in self.listener.incoming() {
+                if !listening() {
+                    return;
                 }
-            };
-            let performer = performer.clone();
-            let served = std::thread::Builder::new()
-                .name("call".into())
-                .spawn(move || {
-                    if let Err(error) = serve_call(stream, &*performer) {
+                let stream = match stream {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        log::warn!("control socket: {error}");
+                        std::thread::sleep(Duration::from_millis(100));
+                        continue;
+                    }
+                };
+                let call = move || {
+                    if let Err(error) = serve_call(stream, performer) {
                         log::warn!("{error}");
                     }
-                });
-            if let Err(error) = served {
-                log::warn!("control socket: a thread: {error}");
+                };
+                let thread = std::thread::Builder::new().name("call".into());
+                if let Err(error) = thread.spawn_scoped(scope, call) {
+                    log::warn!("control socket: a thread: {error}");
+                }
             }
-        }
+        });
     }
 }
 

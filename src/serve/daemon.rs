@@ -89,7 +89,7 @@ impl Daemon {
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
         log::info!("serving {}", self.socket.display());
-        server.serve(self, || !self.work.lock().ending);
+        server.serve(&**self, || !self.work.lock().ending);
         let mut work = self.work.lock();
         while work.calls > 0 {
             self.changed.wait(&mut work);

@@ -1,7 +1,8 @@
 //! Mounts as a whole: several at once, busy ones, and the end of their daemon.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
 use std::time::Instant;
@@ -206,5 +207,33 @@ fn a_frozen_clone_refuses_an_open_file() {
     store.ok(&["clone", "first", "open"]);
     drop(file);
     store.ok(&["clone", "first", "third", "--frozen"]);
+    finish(&store, [first]);
+}
+
+/// A command that the daemon let in gets an answer, if only that it ends.
+#[test]
+fn a_daemon_that_ends_answers_whom_it_let_in() {
+    let Some(store) = twins("a_daemon_that_ends_answers") else {
+        return;
+    };
+    let first = store.mount("first");
+    let stream = UnixStream::connect(store.path.join("run/control.sock")).unwrap();
+    let mut reader = BufReader::new(&stream);
+    let mut hello = String::new();
+    reader.read_line(&mut hello).unwrap();
+    assert!(hello.contains("foldfs"), "{hello}");
+    first.unmount();
+    // The daemon looks every half second whether a mount is left.
+    thread::sleep(Duration::from_millis(1500));
+    let call = r#"{"request":{"command":"list"},"dry_run":false}"#;
+    let sent = (&stream).write_all(format!("{call}\n").as_bytes());
+    let mut answer = String::new();
+    let read = reader.read_line(&mut answer);
+    assert!(
+        sent.is_ok() && read.is_ok() && !answer.is_empty(),
+        "{sent:?} {read:?} {answer}"
+    );
+    store.wait_for_daemons();
+    let first = store.mount("first");
     finish(&store, [first]);
 }
