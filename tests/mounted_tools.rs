@@ -12,6 +12,8 @@ mod common;
 mod behaviour;
 #[path = "mounted_tools/daemon.rs"]
 mod daemon;
+#[path = "mounted_tools/exceptions.rs"]
+mod exceptions;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
