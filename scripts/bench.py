@@ -406,8 +406,10 @@ def main():
     for name in arguments.only or parts:
         parts[name](arguments.runs)
     remove(WORK)
+    load = f"; load averages at the end {' '.join(f'{value:.1f}' for value in os.getloadavg())}"
+    say(load[2:])
     if arguments.runs >= 5 and not arguments.only:
-        write_report(arguments.runs, description)
+        write_report(arguments.runs, description + load)
         say("written to docs/performance.md")
     else:
         say("tried out: docs/performance.md takes at least five runs of everything")
