@@ -3,8 +3,9 @@
 CARGO ?= cargo
 # Runs of each measurement of `make bench`.
 RUNS ?= 5
-# Random cases of each property in `make soak`.
-CASES ?= 20000
+# Random operations of each run of the model, and random cases of each property, in `make soak`.
+OPS ?= 100000
+CASES ?= 500
 
 .DEFAULT_GOAL := build
 .PHONY: help build test soak lint format demo bench trees install install-deps clean clean-trees
