@@ -24,8 +24,8 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 		set -x; exec $(CARGO) test --all-targets --locked --no-fail-fast; \
 	fi
 
-soak: ## the random tests with many more cases: make soak CASES=20000
-	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(CASES) $(CARGO) test --release --locked --no-fail-fast
+soak: ## the random tests, much longer: make soak OPS=100000 CASES=500
+	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) $(CARGO) test --release --locked --no-fail-fast
 
 lint: ## formatting, clippy and, where it is installed, shellcheck
 	$(CARGO) fmt --check
