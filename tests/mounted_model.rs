@@ -18,8 +18,8 @@ use std::rc::Rc;
 use common::directory::{Directory, System};
 use common::drive::Watch;
 use common::image::Image;
-use common::model::Model;
-use common::op::Op;
+use common::model::{Model, Outcome};
+use common::op::{Also, Op};
 use common::store::TestStore;
 use common::{drive, op, sample};
 
@@ -80,4 +80,66 @@ fn what_two_images_share_is_invisible() {
         let case = |ops: &[Op]| twins(ops, Watch::Seldom);
         drive::explore(op::all(), 100, drive::operations(1_000), case);
     }
+}
+
+/// Were nothing folded or moved, nothing would be proved by its staying invisible.
+#[test]
+fn what_happens_in_two_images_is_folded_and_moves() {
+    let test = "what_happens_in_two_images_is_folded_and_moves";
+    if !common::can_run(test, common::needs_fuse()) {
+        return;
+    }
+    let store = Rc::new(TestStore::new());
+    let [mut leader, mut follower] = Image::twins(&store);
+    let (mode, access, also) = (0o644, op::Access::Both, Also::Nothing);
+    let at = |path: &str| path.as_bytes().to_vec();
+    for image in [&mut leader, &mut follower] {
+        for op in [
+            Op::Create {
+                at: at("etc/new"),
+                mode,
+                access,
+                also,
+            },
+            Op::Write {
+                handle: 0,
+                length: 5_000,
+                seed: 3,
+            },
+            Op::Close { handle: 0 },
+            Op::Truncate {
+                at: at("usr/bin/other"),
+                length: 100,
+            },
+            // A version has its mtime; only what is set is the same in both.
+            Op::Utimens {
+                at: at("etc/new"),
+                mtime: op::When::At(1_000_000_000, 5),
+            },
+            Op::Utimens {
+                at: at("usr/bin/other"),
+                mtime: op::When::At(1_000_000_000, 6),
+            },
+            Op::Chmod {
+                at: at("usr/lib/deep/deeper/data"),
+                mode: 0o600,
+            },
+            Op::Unlink {
+                at: at("etc/hosts"),
+            },
+        ] {
+            let outcome = image.perform(&op);
+            assert!(!matches!(outcome, Outcome::Error(_)), "{op:?}: {outcome:?}");
+        }
+    }
+    let report = store.ok(&["fold", "--json"]).json();
+    let count = |key: &str| report["families"][0][key].as_u64().expect(key);
+    assert!(count("folded_files") >= 2, "{report}");
+    assert!(count("shared_paths") >= 1, "{report}");
+    assert!(count("unshared_paths") >= 3, "{report}");
+    for image in [leader, follower] {
+        image.finish().expect("the images are as they were");
+    }
+    store.wait_for_daemons();
+    store.assert_sound();
 }
