@@ -59,6 +59,12 @@ impl Filesystem {
     /// With `names` held; to be given back with [`Filesystem::done`].
     fn find(&self, number: Number) -> Outcome<Option<Arc<Node>>> {
         if let Some(node) = self.table.get(number) {
+            // Asking for it, the kernel does not have it any more, nor will anybody else: only its
+            // FORGET is still on the way.
+            if matches!(node.place(), Place::Unlinked) {
+                self.done(node);
+                return Ok(None);
+            }
             return Ok(Some(node));
         }
         if self.view.is_indexed(number) {
