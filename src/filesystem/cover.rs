@@ -50,8 +50,17 @@ impl Filesystem {
         let _names = self.names.write();
         self.at_shared(directory, |node| {
             self.own_directory(node)?;
-            for (name, _) in self.view.shared.directory(directory)?.iter() {
+            let shared = self.view.shared.directory(directory)?;
+            for (name, _) in shared.iter() {
                 self.cover_name(node, name)?;
+            }
+            // What is below them stands no longer below their shared parent.
+            for name in shared.subdirectories() {
+                if let Some(child) = self.child(node, name)? {
+                    let marked = self.redirect(&child);
+                    self.done(child);
+                    marked?;
+                }
             }
             self.change_role(node, DirectoryRole::Own)
         })

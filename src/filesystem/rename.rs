@@ -6,8 +6,7 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::create::Permissions;
-use super::create::check_name;
+use super::create::{Permissions, check_name};
 use super::failure::{Failure, Outcome};
 use super::node::{Node, Place, Source};
 use super::{Caller, Filesystem};
@@ -88,10 +87,13 @@ impl Filesystem {
         let Some(target) = target else {
             return self.replace(old, source, new, None, whiteout);
         };
+        if target.file_type == FileType::Directory && is_within(old.parent, target) {
+            return Err(match is_exchange {
+                true => Errno::INVAL.into(),
+                false => Errno::NOTEMPTY.into(),
+            });
+        }
         if is_exchange {
-            if target.file_type == FileType::Directory && is_within(old.parent, target) {
-                return Err(Errno::INVAL.into());
-            }
             return self.exchange(old, source, new, target);
         }
         match (source.file_type, target.file_type) {
@@ -208,7 +210,7 @@ impl Filesystem {
     }
 
     /// Notes that a shared directory may stand elsewhere from now on.
-    fn redirect(&self, node: &Node) -> Outcome<()> {
+    pub(super) fn redirect(&self, node: &Node) -> Outcome<()> {
         let Some(shared) = node.shared_directory() else {
             return Ok(());
         };

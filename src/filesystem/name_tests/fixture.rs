@@ -392,7 +392,7 @@ fn looks(fs: &Filesystem) -> Looks {
     let mut looks = Looks::new();
     walk::walk(&fs.view, &mut |visit| {
         let path = String::from_utf8_lossy(visit.path).into_owned();
-        let node = node(fs, &path).unwrap();
+        let node = node(fs, &path).unwrap_or_else(|error| panic!("{path}: {error:?}"));
         let mut attributes = fs.attributes(&node).unwrap();
         assert_eq!(attributes.number, visit.item.number(), "{path}");
         attributes.atime = Time::default();

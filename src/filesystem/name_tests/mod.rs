@@ -5,6 +5,7 @@ mod crash_tests;
 mod create_tests;
 mod fixture;
 mod promote_tests;
+mod random_tests;
 mod remove_tests;
 mod rename_tests;
 
