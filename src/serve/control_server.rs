@@ -1,12 +1,15 @@
 //! The daemon's side of the control socket.
 
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use super::protocol::{Event, Hello, receive_call, send};
 use crate::error::{Context, Error, Result};
@@ -36,10 +39,11 @@ impl ControlServer {
         let object = || path.display();
         match std::fs::remove_file(path) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).about(object()),
         }
         let listener = UnixListener::bind(path).about(object())?;
+        listener.set_nonblocking(true).about(object())?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).about(object())?;
         Ok(Self {
             listener,
@@ -47,20 +51,17 @@ impl ControlServer {
         })
     }
 
-    /// Serves calls, each on a thread of its own, for as long as `listening` says so: it is asked
-    /// after each connection (a connection that says nothing wakes it). Ends when every command
-    /// that was let in has its answer: one that is told nothing could not know what was done.
-    pub fn serve(&self, performer: &impl Performer, listening: impl Fn() -> bool) {
+    /// Serves calls, each on a thread of its own, until `end` can be read. Not a word over the
+    /// socket: its name may be gone by then. Returns when every command that was let in has its
+    /// answer: one that is told nothing could not know what was done.
+    pub fn serve(&self, performer: &impl Performer, end: BorrowedFd<'_>) {
         std::thread::scope(|scope| {
-            for stream in self.listener.incoming() {
-                if !listening() {
-                    return;
-                }
-                let stream = match stream {
-                    Ok(stream) => stream,
+            while self.wait(end) {
+                let stream = match self.listener.accept() {
+                    Ok((stream, _)) => stream,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                     Err(error) => {
-                        log::warn!("control socket: {error}");
-                        std::thread::sleep(Duration::from_millis(100));
+                        pause(&error);
                         continue;
                     }
                 };
@@ -76,6 +77,28 @@ impl ControlServer {
             }
         });
     }
+
+    /// Waits for a connection; false at the end.
+    fn wait(&self, end: BorrowedFd<'_>) -> bool {
+        let mut ready = [
+            PollFd::from_borrowed_fd(end, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) => ready[0].revents().is_empty(),
+            Err(Errno::INTR) => true,
+            Err(error) => {
+                pause(&error.into());
+                true
+            }
+        }
+    }
+}
+
+/// Errors here are shortages that pass (descriptors, memory): no reason to stop, nor to spin.
+fn pause(error: &std::io::Error) {
+    log::warn!("control socket: {error}");
+    std::thread::sleep(Duration::from_millis(100));
 }
 
 impl Drop for ControlServer {

@@ -1,12 +1,14 @@
 //! The daemon: one process that holds the store's lock, serves all its mounts and carries out what
 //! comes over the control socket.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::control_server::{ControlServer, Performer};
 use super::fuse::adapter::Adapter;
@@ -60,6 +62,8 @@ pub struct Daemon {
     mounts: Mutex<Vec<Serving>>,
     work: Mutex<Work>,
     changed: Condvar,
+    /// An eventfd: readable once the daemon is ending.
+    end: OwnedFd,
     was_mounted: AtomicBool,
     pool: Arc<rayon::ThreadPool>,
 }
@@ -74,6 +78,7 @@ impl Daemon {
             mounts: Mutex::default(),
             work: Mutex::default(),
             changed: Condvar::new(),
+            end: eventfd(0, EventfdFlags::CLOEXEC).about("an eventfd")?,
             was_mounted: AtomicBool::new(false),
             pool: pool::pool()?,
         }))
@@ -89,7 +94,7 @@ impl Daemon {
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
         log::info!("serving {}", self.socket.display());
-        server.serve(&**self, || !self.work.lock().ending);
+        server.serve(&**self, self.end.as_fd());
         let mut work = self.work.lock();
         while work.calls > 0 {
             self.changed.wait(&mut work);
@@ -140,7 +145,7 @@ impl Daemon {
                     work.ending = true;
                     drop(work);
                     log::info!("the last mount is gone: ending");
-                    daemon.wake();
+                    daemon.stop_listening();
                     return;
                 }
             }
@@ -154,13 +159,12 @@ impl Daemon {
 
     fn end(&self) {
         self.work.lock().ending = true;
-        self.wake();
+        self.stop_listening();
     }
 
-    /// Makes the control server look whether to go on.
-    fn wake(&self) {
-        if let Err(error) = std::os::unix::net::UnixStream::connect(&self.socket) {
-            log::debug!("waking the control socket: {error}");
+    fn stop_listening(&self) {
+        if let Err(error) = rustix::io::write(&self.end, &1_u64.to_ne_bytes()) {
+            log::error!("ending: an eventfd: {error}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Instant;
 
-use super::common::store::{is_mounted, mounts_below};
+use super::common::store::{is_mounted, mounts_below, tool};
 use super::*;
 
 #[test]
@@ -236,4 +236,24 @@ fn a_daemon_that_ends_answers_whom_it_let_in() {
     store.wait_for_daemons();
     let first = store.mount("first");
     finish(&store, [first]);
+}
+
+/// Nobody can call a daemon whose socket has lost its name, but it must not go on for ever.
+#[test]
+fn a_daemon_whose_store_was_deleted_ends() {
+    for signal in [None, Some("TERM")] {
+        let Some(store) = twins("a_daemon_whose_store_was_deleted") else {
+            return;
+        };
+        let first = store.mount("first");
+        let daemons = store.daemons();
+        assert_eq!(daemons.len(), 1);
+        fs::remove_dir_all(&store.path).unwrap();
+        match signal {
+            Some(signal) => tool("kill", &["-s", signal, &daemons[0].to_string()]),
+            None => tool("umount", &[&first.path]),
+        };
+        store.wait_for_daemons();
+        assert!(!is_mounted(&first.path), "{signal:?}");
+    }
 }
