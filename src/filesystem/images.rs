@@ -82,6 +82,25 @@ impl Images {
         self.live.lock().get(&image).and_then(Weak::upgrade)
     }
 
+    /// Has `removal` take an image out of the catalog, unless somebody uses the image. Nobody can
+    /// bring it to life meanwhile, and nobody finds it afterwards.
+    ///
+    /// # Errors
+    /// The image is alive (kind Busy), or those of `removal`: it is still there then.
+    pub fn end<T>(&self, image: &Image, removal: impl FnOnce() -> Result<T>) -> Result<T> {
+        let live = self.live.lock();
+        if live
+            .get(&image.id)
+            .is_some_and(|weak| weak.strong_count() > 0)
+        {
+            return Err(
+                Error::busy(format!("image {:?}", image.name), "it is in use")
+                    .remedy("unmount it first"),
+            );
+        }
+        removal()
+    }
+
     /// The live image; brought to life if nobody uses it yet, what a commit left to be uncovered in
     /// it being done first. It stays alive as long as the answer does.
     pub fn filesystem(&self, image: ImageId) -> Result<Arc<Filesystem>> {
@@ -106,5 +125,39 @@ impl Images {
         live.retain(|_, weak| weak.strong_count() > 0);
         live.insert(image, Arc::downgrade(&filesystem));
         Ok(filesystem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_image::TestImage;
+    use super::*;
+
+    #[test]
+    fn an_image_in_use_is_not_ended_and_one_that_ends_is_not_used() {
+        let image = TestImage::new();
+        let images = Images::new(image.store.clone());
+        let catalog = image.store.catalog();
+        let row = catalog.image_by_name("image").unwrap().unwrap();
+
+        let used = images.filesystem(row.id).unwrap();
+        let refused: Result<()> = images.end(&row, || unreachable!("it is in use"));
+        assert_eq!(refused.unwrap_err().kind, crate::error::ErrorKind::Busy);
+        drop(used);
+
+        std::thread::scope(|scope| {
+            let user = images.end(&row, || {
+                let user = scope.spawn(|| images.filesystem(row.id).map(drop));
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                assert!(!user.is_finished(), "it has to wait for the removal");
+                let transaction = catalog.transaction()?;
+                transaction.delete_image(row.id)?;
+                transaction.commit()?;
+                Ok(user)
+            });
+            let error = user.unwrap().join().unwrap().unwrap_err();
+            assert!(error.to_string().contains("there is no such image"));
+        });
+        assert!(images.live(row.id).is_none());
     }
 }

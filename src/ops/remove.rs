@@ -74,19 +74,17 @@ pub fn plan(context: &Context, name: &str) -> Result<Plan> {
 /// Removes the image, then places the family's versions anew. Its contents are for `collect`.
 ///
 /// # Errors
-/// Where the catalog fails, nothing is changed. What fails afterwards is logged: it is made good
+/// The image came into use, or the catalog fails: nothing is changed. What fails afterwards is logged: it is made good
 /// when the store is next opened, and by the next fold.
 pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<RemoveReport> {
-    if context.images.live(plan.image.id).is_some() {
-        let object = format!("image {}", plan.image.name);
-        return Err(Error::busy(object, "it is in use"));
-    }
-    let transaction = context.store.catalog().transaction()?;
-    match plan.whole_family {
-        true => transaction.delete_family(plan.family.id)?,
-        false => transaction.delete_image(plan.image.id)?,
-    }
-    transaction.commit()?;
+    context.images.end(&plan.image, || {
+        let transaction = context.store.catalog().transaction()?;
+        match plan.whole_family {
+            true => transaction.delete_family(plan.family.id)?,
+            false => transaction.delete_image(plan.image.id)?,
+        }
+        transaction.commit()
+    })?;
     context.images.shared().forget();
     if let Err(error) = context.store.retire_image(plan.image.id) {
         log::warn!("{error}");
