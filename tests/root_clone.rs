@@ -77,6 +77,7 @@ fn work(fs: &Filesystem) {
             name: b"moved",
         },
         empty,
+        ROOT,
     )
     .unwrap();
     put(fs, "etc/moved/b/inside", b"in a renamed one");

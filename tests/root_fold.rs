@@ -213,6 +213,7 @@ fn what_changes_between_plan_and_apply_is_not_lost() {
             name: b"moved",
         },
         rustix::fs::RenameFlags::empty(),
+        ROOT,
     )
     .unwrap();
     let writing = two.open(&node(&two, "usr/bin/sh"), WRITE).unwrap();

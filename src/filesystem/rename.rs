@@ -26,14 +26,28 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
 }
 
+/// What RENAME_WHITEOUT is to leave.
+#[derive(Debug, Clone, Copy)]
+struct Whiteout {
+    number: Number,
+    owner: Caller,
+}
+
 impl Filesystem {
     /// renameat2(2) with any of its flags. With RENAME_WHITEOUT the old name shows a character
-    /// device 0:0 afterwards, as on any file system (after a crash in between, nothing).
+    /// device 0:0 of the caller's afterwards, as on any file system (after a crash in between,
+    /// nothing).
     ///
     /// # Errors
     /// ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY; EINVAL for a directory into itself and for flags
     /// that exclude each other; what the host gives.
-    pub fn rename(&self, old: Entry<'_>, new: Entry<'_>, flags: RenameFlags) -> Outcome<()> {
+    pub fn rename(
+        &self,
+        old: Entry<'_>,
+        new: Entry<'_>,
+        flags: RenameFlags,
+        caller: Caller,
+    ) -> Outcome<()> {
         let known = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE | RenameFlags::WHITEOUT;
         let is_exchange = flags.contains(RenameFlags::EXCHANGE);
         if !known.contains(flags) || is_exchange && flags != RenameFlags::EXCHANGE {
@@ -42,7 +56,10 @@ impl Filesystem {
         check_name(new.name)?;
         // May wait for the catalog: before any lock.
         let whiteout = match flags.contains(RenameFlags::WHITEOUT) {
-            true => Some(self.store.numbers().next()?),
+            true => Some(Whiteout {
+                number: self.store.numbers().next()?,
+                owner: caller,
+            }),
             false => None,
         };
         let change = self.change.read();
@@ -71,7 +88,7 @@ impl Filesystem {
         new: Entry<'_>,
         target: Option<&Arc<Node>>,
         flags: RenameFlags,
-        whiteout: Option<Number>,
+        whiteout: Option<Whiteout>,
     ) -> Outcome<()> {
         let is_exchange = flags.contains(RenameFlags::EXCHANGE);
         match target {
@@ -116,7 +133,7 @@ impl Filesystem {
         source: &Arc<Node>,
         new: Entry<'_>,
         target: Option<&Arc<Node>>,
-        whiteout: Option<Number>,
+        whiteout: Option<Whiteout>,
     ) -> Outcome<()> {
         let from = self.ensure_movable(old, source)?;
         let to = self.ensure_private_directory(new.parent)?;
@@ -124,7 +141,7 @@ impl Filesystem {
         let occupant = layer::read_entry(to.as_fd(), new.name)?;
         let over_whiteout = matches!(occupant, Some(PrivateEntry::Whiteout));
         let device = match whiteout {
-            Some(number) => Some(self.whiteout_of_the_guest(number, old.parent)?),
+            Some(whiteout) => Some(self.whiteout_of_the_guest(whiteout, old.parent)?),
             None => None,
         };
         self.guest_changes(old.parent)?;
@@ -228,19 +245,14 @@ impl Filesystem {
 
     /// A guest's character device 0:0, which is no whiteout of ours. Of its directory it inherits
     /// what any new inode does, as on ext4.
-    fn whiteout_of_the_guest(&self, number: Number, parent: &Arc<Node>) -> Outcome<Draft<'_>> {
+    fn whiteout_of_the_guest(&self, whiteout: Whiteout, parent: &Arc<Node>) -> Outcome<Draft<'_>> {
         let content = Content::CharDevice { rdev: 0 };
         let draft = Draft::new(&self.view.layer, &content)?;
-        draft.mark(&Mark::new(number, Role::File))?;
-        let root = Caller {
-            uid: 0,
-            gid: 0,
-            pid: 0,
-        };
+        draft.mark(&Mark::new(whiteout.number, Role::File))?;
         let permissions = Permissions {
             mode: 0,
             umask: 0,
-            caller: root,
+            caller: whiteout.owner,
         };
         self.give_owner(parent, &draft, &content, &permissions)?;
         Ok(draft)

@@ -384,11 +384,11 @@ pub fn operations(default: usize) -> usize {
 
 /// Runs lists of random operations, `length` in each, about `total` in all. What fails is shortened
 /// and printed in a form that a `regression_*` test can take over. FOLDFS_TEST_SEED chooses others.
-pub fn explore(
-    strategy: impl Strategy<Value = Op>,
+pub fn explore<T: Clone + std::fmt::Debug>(
+    strategy: impl Strategy<Value = T>,
     length: usize,
     total: usize,
-    mut case: impl FnMut(&[Op]) -> Result<usize, String>,
+    mut case: impl FnMut(&[T]) -> Result<usize, String>,
 ) {
     let seed = std::env::var("FOLDFS_TEST_SEED").ok();
     let seed = seed.map_or(1, |value| {
@@ -418,9 +418,9 @@ pub fn explore(
     eprintln!("{performed} operations performed, seed {seed}");
 }
 
-fn caught(
-    case: &mut impl FnMut(&[Op]) -> Result<usize, String>,
-    ops: &[Op],
+fn caught<T>(
+    case: &mut impl FnMut(&[T]) -> Result<usize, String>,
+    ops: &[T],
 ) -> Result<usize, String> {
     catch_unwind(AssertUnwindSafe(|| case(ops))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -429,11 +429,11 @@ fn caught(
 }
 
 /// Leaves out what is not needed for a failure, in ever smaller pieces, for three minutes at most.
-fn shorten_list(
-    mut ops: Vec<Op>,
+fn shorten_list<T: Clone>(
+    mut ops: Vec<T>,
     mut error: String,
-    case: &mut impl FnMut(&[Op]) -> Result<usize, String>,
-) -> (Vec<Op>, String) {
+    case: &mut impl FnMut(&[T]) -> Result<usize, String>,
+) -> (Vec<T>, String) {
     let start = Instant::now();
     let mut piece = ops.len() / 2;
     while piece > 0 {

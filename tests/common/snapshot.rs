@@ -87,7 +87,7 @@ impl Fields {
     pub const COPY: Fields = Fields(63 - 2 - 4);
 
     /// Without the fields of `other`.
-    pub fn without(self, other: Fields) -> Fields {
+    pub const fn without(self, other: Fields) -> Fields {
         Fields(self.0 & !other.0)
     }
 

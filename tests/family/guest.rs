@@ -71,7 +71,7 @@ impl Guest {
             parent: &new_parent,
             name: new_name,
         };
-        self.0.rename(old, new, flags)
+        self.0.rename(old, new, flags, ROOT)
     }
 
     pub fn link(&self, old: &str, new: &str) -> Outcome<()> {

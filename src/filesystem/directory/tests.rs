@@ -1,5 +1,5 @@
 use super::*;
-use crate::filesystem::test_image::TestImage;
+use crate::filesystem::test_image::{ROOT, TestImage};
 
 fn boxed(names: &[&str]) -> Vec<Box<[u8]>> {
     names.iter().map(|name| name.as_bytes().into()).collect()
@@ -143,7 +143,10 @@ fn untouched_entries_come_once_while_others_come_and_go() {
                 let (old, new) = (format!("moves{number}"), format!("moved{number}"));
                 let name = |name| Name { parent: &dir, name };
                 let (old, new) = (name(old.as_bytes()), name(new.as_bytes()));
-                image.fs.rename(old, new, RenameFlags::empty()).unwrap();
+                image
+                    .fs
+                    .rename(old, new, RenameFlags::empty(), ROOT)
+                    .unwrap();
             }
             image.make(&dir, &format!("comes{number}"), b"");
         }

@@ -307,6 +307,7 @@ fn in_image(fixture: &mut Fixture, op: &Op) -> Result<(), Errno> {
                     name: new.as_bytes(),
                 },
                 *flags,
+                ROOT,
             )
         }
         Op::Stub(path) => {

@@ -26,7 +26,7 @@ pub(super) fn rename(fixture: &Fixture, old: &str, new: &str, flags: RenameFlags
         parent: &new.0,
         name: &new.1,
     };
-    fixture.fs.rename(old, new, flags)
+    fixture.fs.rename(old, new, flags, ROOT)
 }
 
 fn refused(fixture: &Fixture, old: &str, new: &str, flags: RenameFlags) -> Errno {

@@ -6,7 +6,7 @@ use crate::filesystem::handles::Writer;
 use crate::filesystem::open::OpenFlags;
 use crate::filesystem::rename::Entry;
 use crate::filesystem::set_attributes::Changes;
-use crate::filesystem::test_image::{OLD, TestImage, big};
+use crate::filesystem::test_image::{OLD, ROOT, TestImage, big};
 
 /// A promotion that stops before it is published, for something else to come between.
 fn promote_around(image: &TestImage, node: &Arc<Node>, between: impl FnOnce()) {
@@ -68,7 +68,10 @@ fn renamed_linked_and_replaced_meanwhile() {
             parent: &sub,
             name: b"moved",
         };
-        image.fs.rename(old, new, RenameFlags::empty()).unwrap();
+        image
+            .fs
+            .rename(old, new, RenameFlags::empty(), ROOT)
+            .unwrap();
         image.make(root, "big", b"another");
     });
     assert_eq!(image.content(&image.node("sub/moved")), big());
@@ -99,7 +102,10 @@ fn renamed_linked_and_replaced_meanwhile() {
                 parent,
                 name: name.as_bytes(),
             };
-            image.fs.rename(old, new, RenameFlags::empty()).unwrap();
+            image
+                .fs
+                .rename(old, new, RenameFlags::empty(), ROOT)
+                .unwrap();
         }
     });
     assert_eq!(image.content(&image.node("dir/twin")), b"new");
@@ -159,7 +165,10 @@ fn everything_at_once() {
                 for step in 0..10 {
                     let entry = |(parent, name)| Entry { parent, name };
                     let (old, new) = (entry(here), entry(there));
-                    image.fs.rename(old, new, RenameFlags::empty()).unwrap();
+                    image
+                        .fs
+                        .rename(old, new, RenameFlags::empty(), ROOT)
+                        .unwrap();
                     std::mem::swap(&mut here, &mut there);
                     let mode = Changes {
                         mode: Some(0o600 + step),

@@ -215,7 +215,7 @@ impl fuser::Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -234,7 +234,7 @@ impl fuser::Filesystem for Adapter {
                 parent: &new_parent,
                 name: new_name.as_bytes(),
             };
-            self.filesystem.rename(old, new, flags)
+            self.filesystem.rename(old, new, flags, caller(req))
         });
         empty(reply, renamed);
     }
