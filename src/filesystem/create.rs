@@ -10,7 +10,7 @@ use super::acl;
 use super::attributes::Attributes;
 use super::failure::Outcome;
 use super::node::{Node, Place, Source};
-use super::resolve::NAME_MAX;
+use super::resolve::check_name;
 use super::{Caller, Filesystem};
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer, PrivateEntry};
@@ -319,17 +319,4 @@ struct Inheritance {
     mode: u32,
     gid: u32,
     default_acl: Option<Vec<u8>>,
-}
-
-/// # Errors
-/// ENAMETOOLONG; EINVAL for what no kernel asks for.
-pub(super) fn check_name(name: &[u8]) -> Outcome<()> {
-    if name.len() > NAME_MAX {
-        return Err(Errno::NAMETOOLONG.into());
-    }
-    let is_special = matches!(name, b"" | b"." | b"..");
-    if is_special || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
-        return Err(Errno::INVAL.into());
-    }
-    Ok(())
 }

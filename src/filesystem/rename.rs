@@ -6,9 +6,10 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::create::{Permissions, check_name};
+use super::create::Permissions;
 use super::failure::{Failure, Outcome};
 use super::node::{Node, Place, Source};
+use super::resolve::check_name;
 use super::{Caller, Filesystem};
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer, PrivateEntry};

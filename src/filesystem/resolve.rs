@@ -53,7 +53,7 @@ impl Filesystem {
     /// Looks a name up for the kernel, which then holds one more reference to the node.
     ///
     /// # Errors
-    /// ENOENT, ENOTDIR, ENAMETOOLONG.
+    /// ENOENT, ENOTDIR, ENAMETOOLONG; EINVAL for what is no name of one component.
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Attributes> {
         let _names = self.names.read();
         let node = self.child(parent, name)?.ok_or(Errno::NOENT)?;
@@ -89,9 +89,7 @@ impl Filesystem {
 
     /// The node of a name, `None` if there is no such name. With `names` held.
     pub(super) fn child(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Option<Arc<Node>>> {
-        if name.len() > NAME_MAX {
-            return Err(Errno::NAMETOOLONG.into());
-        }
+        check_name(name)?;
         Ok(self
             .item(parent, name)?
             .map(|item| self.node_of(parent, name, &item)))
@@ -235,4 +233,20 @@ impl Filesystem {
         let inode = self.view.shared.inode(shared)?.ok_or(Errno::IO)?;
         Ok(self.view.as_shown(&Arc::new(inode)))
     }
+}
+
+/// Every name that a request gives passes this before the host sees it: "../x" would lead out of
+/// the view.
+///
+/// # Errors
+/// ENAMETOOLONG; EINVAL for what no kernel asks for.
+pub(super) fn check_name(name: &[u8]) -> Outcome<()> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::NAMETOOLONG.into());
+    }
+    let is_special = matches!(name, b"" | b"." | b"..");
+    if is_special || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Err(Errno::INVAL.into());
+    }
+    Ok(())
 }
