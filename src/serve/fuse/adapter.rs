@@ -17,7 +17,7 @@ use super::answer::{
     FOREVER, GENERATION, answer, caller, empty, entry, permissions, set_id_of_caller,
     set_id_of_write, xattr,
 };
-use super::capabilities::negotiate;
+use super::capabilities::{DATA_MAX, negotiate};
 use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
 use crate::filesystem::Filesystem;
 use crate::filesystem::data::{Seek, SetId};
@@ -308,7 +308,8 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut buffer = vec![0; size as usize];
+        // No kernel asks for more; memory must not depend on it.
+        let mut buffer = vec![0; size.min(DATA_MAX) as usize];
         let length = self.filesystem.read(fh.0, offset, &mut buffer);
         answer!(reply, length, length => reply.data(&buffer[..length]));
     }

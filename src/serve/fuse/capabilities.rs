@@ -2,6 +2,9 @@
 
 use fuser::{InitFlags, KernelConfig};
 
+/// The most that one READ or WRITE carries.
+pub(super) const DATA_MAX: u32 = 1 << 20;
+
 /// Asks for what the live image is made for. Never for OVER_IO_URING (fuser would not answer) or
 /// SETXATTR_EXT (it cannot parse it); WRITEBACK_CACHE would leave sizes and times to the kernel.
 pub(super) fn negotiate(config: &mut KernelConfig) -> std::io::Result<()> {
@@ -23,7 +26,7 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> std::io::Result<()> {
         }
     }
     // What the kernel cannot do is not worth failing for: these only bound its read-ahead.
-    if let Err(most) = config.set_max_write(1 << 20) {
+    if let Err(most) = config.set_max_write(DATA_MAX) {
         config
             .set_max_write(most)
             .map_err(|_| std::io::Error::other("max_write"))?;
