@@ -234,14 +234,11 @@ impl Filesystem {
                 draft.place(index, &file, RenameFlags::NOREPLACE)?;
             }
             (Source::Private, Place::Entry { parent, name }) => {
-                let directory = self.ensure_private_directory(&parent)?;
-                self.keep_ctime(node)?;
-                self.ensure_token(node.number)?;
-                self.ensure_placeholder(node.number)?;
-                self.keep_times(&parent, || {
-                    let flags = RenameFlags::EXCHANGE;
-                    Ok(durable::rename(&directory, &name, index, &file, flags)?)
-                })?;
+                let moved = self.exchange_into_index(node, &parent, &name);
+                if moved.is_err() {
+                    self.afterwards(self.remove_placeholder(node.number));
+                }
+                moved?;
             }
             (Source::Private, Place::Index) => return Ok(()),
             _ => return Err(Errno::STALE.into()),
@@ -256,6 +253,41 @@ impl Filesystem {
             self.done(parent);
         }
         Ok(())
+    }
+
+    /// Moves a private file into `index/`; a link of its token takes its place.
+    fn exchange_into_index(
+        &self,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &[u8],
+    ) -> Outcome<()> {
+        let directory = self.ensure_private_directory(parent)?;
+        self.keep_ctime(node)?;
+        self.ensure_token(node.number)?;
+        self.ensure_placeholder(node.number)?;
+        self.keep_times(parent, || {
+            let file = Layer::number_name(node.number);
+            let (index, flags) = (self.view.layer.index(), RenameFlags::EXCHANGE);
+            Ok(durable::rename(&directory, name, index, &file, flags)?)
+        })
+    }
+
+    /// Removes what an attempt to move a file into `index/` left there.
+    fn remove_placeholder(&self, number: Number) -> Outcome<()> {
+        let index = self.view.layer.index();
+        let file = Layer::number_name(number);
+        if let Some(PrivateEntry::Marked { mark, .. }) = layer::read_entry(index, &file)?
+            && mark.role == Role::Name
+        {
+            durable::unlink(index, &file)?;
+        }
+        let token = Layer::token_name(number);
+        match statat(index, &token[..], AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if stat.st_nlink == 1 => Ok(durable::unlink(index, &token)?),
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes the token of a file in `index/`, of which each private name is a link.

@@ -16,7 +16,8 @@ use crate::store::tree;
 use crate::sys::durable;
 
 impl Filesystem {
-    /// Empties `orphans/` and removes the files in `index/` that have no name. Before the first
+    /// Empties `orphans/` and removes the files in `index/` that have no name, and tokens without a
+    /// file. Before the first
     /// operation of this instance, in a store that is open for writing.
     ///
     /// # Errors
@@ -29,7 +30,22 @@ impl Filesystem {
         for number in self.view.layer.index_numbers()? {
             self.recover_indexed(number, &about)?;
         }
+        for number in self.view.layer.token_numbers()? {
+            if !self.view.is_indexed(number) {
+                self.recover_token(number, &about)?;
+            }
+        }
         Ok(())
+    }
+
+    /// A token whose file was not there yet, or is gone; one that still has names is no debris.
+    fn recover_token(&self, number: Number, about: &str) -> Result<()> {
+        let (index, token) = (self.view.layer.index(), Layer::token_name(number));
+        let stat = statat(index, &token[..], AtFlags::SYMLINK_NOFOLLOW).about(about)?;
+        match stat.st_nlink {
+            1 => durable::unlink(index, &token).about(about),
+            _ => Ok(()),
+        }
     }
 
     fn recover_indexed(&self, number: Number, about: &str) -> Result<()> {

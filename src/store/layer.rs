@@ -156,6 +156,16 @@ impl Layer {
         self.parse_numbers(names, layout::INDEX)
     }
 
+    /// The numbers of all tokens in `index/`.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn token_numbers(&self) -> error::Result<Vec<Number>> {
+        let names = self.names_of(self.index(), layout::INDEX)?;
+        let tokens = names.iter().filter_map(|name| layout::parse_token(name));
+        Ok(tokens.collect())
+    }
+
     /// The numbers of all shared directories in `redirects/`.
     ///
     /// # Errors

@@ -213,6 +213,7 @@ fn an_operation_stopped_at_any_step_has_happened_or_not() {
             stopped.clear_work();
             let now = stopped.looks();
             let what = format!("{what}, stopped at step {step}");
+            stopped.assert_no_debris_in_index(&what);
             let happened = has_happened(&now, &before, &after, &what);
             assert!(happened || outcome.is_err(), "{what}");
             if count.load(Ordering::SeqCst) <= step {
@@ -267,6 +268,7 @@ fn an_operation_that_fails_at_any_step_can_be_tried_again() {
             } else {
                 assert_eq!(outcome.unwrap_err().errno(), Errno::NOSPC, "{what}");
                 assert_eq!(failing.orphans(), 0, "{what}");
+                failing.assert_no_debris_in_index(&what);
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::store::catalog::{NewFamily, Share};
 use crate::store::digest::Digest;
 use crate::store::draft;
 use crate::store::guest_xattr;
-use crate::store::layer::names_in;
+use crate::store::layer::{self, Layer, PrivateEntry, names_in};
 use crate::store::layout;
 use crate::store::mark::{DirectoryRole, Mark, Role};
 use crate::store::metadata::{Content, Metadata, SharedInode, Time, Xattrs};
@@ -305,6 +305,24 @@ impl Fixture {
     /// What opening a store does.
     pub fn clear_work(&self) {
         crate::store::tree::remove_contents(self.fs.view.layer.work(), "work").unwrap();
+    }
+
+    /// Expects that `index/` holds files with their tokens and nothing else.
+    pub fn assert_no_debris_in_index(&self, what: &str) {
+        let layer = &self.fs.view.layer;
+        let numbers = layer.index_numbers().unwrap();
+        for number in layer.token_numbers().unwrap() {
+            assert!(numbers.contains(&number), "{what}: {number}.names");
+        }
+        for number in numbers {
+            let name = Layer::number_name(number);
+            let entry = layer::read_entry(layer.index(), &name).unwrap();
+            let is_file = match entry {
+                Some(PrivateEntry::Marked { mark, .. }) => mark.role != Role::Name,
+                _ => false,
+            };
+            assert!(is_file, "{what}: {number}");
+        }
     }
 
     pub fn orphans(&self) -> usize {
