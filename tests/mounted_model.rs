@@ -58,28 +58,25 @@ fn run<const N: usize>(
     Ok(performed)
 }
 
-#[test]
-fn image_behaves_like_a_plain_directory() {
-    if common::can_run("image_behaves_like_a_plain_directory", common::needs_fuse()) {
-        let case = |ops: &[Op]| watched(ops, Watch::Closely);
-        drive::explore(op::visible(), 100, drive::operations(1_500), case);
-    }
+/// Each of them is one test of the suite's time, so that they run beside each other.
+macro_rules! random_operations {
+    ($($name:ident: $case:expr, $strategy:expr, $default:expr, $seed:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            if common::can_run(stringify!($name), common::needs_fuse()) {
+                drive::explore_from($seed, $strategy, 100, drive::operations($default), $case);
+            }
+        }
+    )*};
 }
 
-#[test]
-fn folding_and_placement_are_invisible() {
-    if common::can_run("folding_and_placement_are_invisible", common::needs_fuse()) {
-        let case = |ops: &[Op]| watched(ops, Watch::Seldom);
-        drive::explore(op::all(), 100, drive::operations(1_500), case);
-    }
-}
-
-#[test]
-fn what_two_images_share_is_invisible() {
-    if common::can_run("what_two_images_share_is_invisible", common::needs_fuse()) {
-        let case = |ops: &[Op]| twins(ops, Watch::Seldom);
-        drive::explore(op::all(), 100, drive::operations(1_000), case);
-    }
+// 20,000 operations in all.
+random_operations! {
+    image_behaves_like_a_plain_directory: |ops| watched(ops, Watch::Closely), op::visible(), 4_000, 0;
+    folding_and_placement_are_invisible: |ops| watched(ops, Watch::Seldom), op::all(), 5_000, 0;
+    folding_and_placement_are_still_invisible: |ops| watched(ops, Watch::Seldom), op::all(), 5_000, 1_000;
+    what_two_images_share_is_invisible: |ops| twins(ops, Watch::Seldom), op::all(), 3_000, 0;
+    what_two_images_share_is_still_invisible: |ops| twins(ops, Watch::Seldom), op::all(), 3_000, 1_000;
 }
 
 /// Were nothing folded or moved, nothing would be proved by its staying invisible.

@@ -290,7 +290,7 @@ fn write_private(
                 if let Some(root) = levels.last() {
                     writer.root(root.metadata.clone());
                 }
-            } else if kind != Kind::Shared || in_own {
+            } else if kind != Kind::Shared || in_own || !shows_through(visit.item) {
                 make_levels(&mut writer, &mut levels, &mut paths)?;
             }
             let directory = match depth {
@@ -300,7 +300,7 @@ fn write_private(
             let parts = directory.as_ref().unwrap_or(visit.parent);
             return whiteouts(source, &mut writer, &mut levels, &mut paths, parts);
         }
-        if matches!(visit.item, Item::Shared { .. }) && !in_own {
+        if !in_own && shows_through(visit.item) {
             return Ok(true);
         }
         make_levels(&mut writer, &mut levels, &mut paths)?;
@@ -316,6 +316,15 @@ fn write_private(
         }
     }
     writer.finish()
+}
+
+/// Whether the shared layer has the entry just as the view shows it: an alias may have an mtime of
+/// its own.
+fn shows_through(item: &Item) -> bool {
+    match item {
+        Item::Shared { shown, .. } => shown.mtime.is_none(),
+        Item::Private { .. } => false,
+    }
 }
 
 /// Names of the shared directory that the view does not show.

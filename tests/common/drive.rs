@@ -343,10 +343,11 @@ fn coarse_now() -> Time {
     (now.tv_sec, now.tv_nsec as u64)
 }
 
-/// Waits until the clock that file systems stamp with has moved on, so that a change shows.
+/// Waits until the clock that file systems stamp with has moved on, so that a change shows; past
+/// the fine-grained stamps that there may be already.
 fn wait_for_tick() {
-    let start = coarse_now();
-    while coarse_now() == start {
+    let start = clock_gettime(ClockId::Realtime);
+    while coarse_now() <= (start.tv_sec, start.tv_nsec as u64) {
         std::thread::sleep(Duration::from_micros(500));
     }
 }
@@ -388,14 +389,25 @@ pub fn explore<T: Clone + std::fmt::Debug>(
     strategy: impl Strategy<Value = T>,
     length: usize,
     total: usize,
+    case: impl FnMut(&[T]) -> Result<usize, String>,
+) {
+    explore_from(0, strategy, length, total, case);
+}
+
+/// The same; `offset` is added to the seed.
+pub fn explore_from<T: Clone + std::fmt::Debug>(
+    offset: u64,
+    strategy: impl Strategy<Value = T>,
+    length: usize,
+    total: usize,
     mut case: impl FnMut(&[T]) -> Result<usize, String>,
 ) {
     let seed = std::env::var("FOLDFS_TEST_SEED").ok();
-    let seed = seed.map_or(1, |value| {
+    let seed = seed.map_or(1_u64, |value| {
         value.parse().expect("FOLDFS_TEST_SEED is a number")
     });
     let config = Config {
-        rng_seed: RngSeed::Fixed(seed),
+        rng_seed: RngSeed::Fixed(seed + offset),
         ..Config::default()
     };
     let mut runner = TestRunner::new(config);

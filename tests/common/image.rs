@@ -3,11 +3,13 @@
 
 use std::rc::Rc;
 
+use rustix::fs::FileType;
+
 use super::directory::{Directory, Scan, System, drop_caches};
 use super::model::Outcome;
 use super::op::{Invisible, Op};
 use super::snapshot::{Depth, Fields, Snapshot};
-use super::store::{Mounted, TestStore};
+use super::store::{Mounted, TestStore, tool};
 
 /// More clones than this only cost time.
 const CLONES_MAX: usize = 2;
@@ -73,9 +75,12 @@ impl Image {
         }
     }
 
-    /// Unmounts and looks at the clones.
+    /// Unmounts and looks at the clones, and at what another file system makes of the layers.
     pub fn finish(mut self) -> Result<(), String> {
         self.check_others()?;
+        if self.role == Role::Watched {
+            self.check_overlay()?;
+        }
         // Open files and mappings go first.
         drop(std::mem::replace(
             &mut self.directory,
@@ -95,6 +100,40 @@ impl Image {
             clone.unmount();
         }
         Ok(())
+    }
+
+    /// The layers on the disk, given to the kernel's overlayfs: it must show the same tree. It
+    /// cannot show devices 0:0, which are its whiteouts, nor the hard links of layers.
+    fn check_overlay(&mut self) -> Result<(), String> {
+        let (layers, merged) = (
+            self.store.place.join("layers"),
+            self.store.place.join("merged"),
+        );
+        std::fs::create_dir(&merged).expect("a mount point");
+        self.store.ok(&[
+            "export".as_ref(),
+            self.name.as_ref(),
+            layers.as_os_str(),
+            "--format".as_ref(),
+            "overlay".as_ref(),
+        ]);
+        let script = layers.join("mount.sh");
+        tool("sh", &[&script, &merged]);
+        let found = Snapshot::of_overlay(&merged);
+        tool("umount", &[&merged]);
+        let mut expected = self.directory.scan(Depth::Full).tree;
+        expected
+            .entries
+            .retain(|_, entry| entry.file_type() != FileType::CharacterDevice || entry.rdev != 0);
+        let fields = Fields::COPY.without(Fields::LINKS).without(Fields::NLINK);
+        let lines = expected.differences(&found, fields);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "the kernel's overlayfs shows the layers otherwise:\n{}",
+            lines.join("\n")
+        ))
     }
 
     fn remount(&mut self) {

@@ -77,3 +77,18 @@ fn regression_what_rename_whiteout_leaves_inherits() {
         ],
     );
 }
+
+/// After the fold the directory is the shared one but for its mtime, which the layers that the
+/// kernel's overlayfs was given did not have.
+#[test]
+fn regression_export_of_a_directory_with_an_mtime_of_its_own() {
+    let at = Path("etc/conf.d/new");
+    check(
+        "regression_export_of_a_directory_with_an_mtime_of_its_own",
+        &[
+            Mkdir { at, mode: 0o755 },
+            Rmdir { at },
+            Op::Invisible(op::Invisible::Fold),
+        ],
+    );
+}
