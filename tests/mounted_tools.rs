@@ -14,6 +14,8 @@ mod behaviour;
 mod daemon;
 #[path = "mounted_tools/exceptions.rs"]
 mod exceptions;
+#[path = "mounted_tools/programs.rs"]
+mod programs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -30,6 +30,8 @@ pub(super) struct FileHandle {
     pub(super) node: Arc<Node>,
     /// Present when it was opened for writing.
     pub(super) writer: Option<Writer>,
+    /// execve(2) opened it.
+    execute: bool,
 }
 
 /// An open directory.
@@ -68,9 +70,16 @@ impl Drop for Writer {
 
 impl FileHandle {
     /// Counts as a handle of the node from now on.
-    pub(super) fn new(node: Arc<Node>, writer: Option<Writer>) -> Self {
-        node.state.lock().handles += 1;
-        Self { node, writer }
+    pub(super) fn new(node: Arc<Node>, writer: Option<Writer>, execute: bool) -> Self {
+        let mut state = node.state.lock();
+        state.handles += 1;
+        state.programs += u32::from(execute);
+        drop(state);
+        Self {
+            node,
+            writer,
+            execute,
+        }
     }
 }
 
@@ -78,6 +87,7 @@ impl Drop for FileHandle {
     fn drop(&mut self) {
         let mut state = self.node.state.lock();
         state.handles -= 1;
+        state.programs -= u32::from(self.execute);
         // Writers may be operations without a handle; the last of them closes it.
         let last = state.handles == 0 && self.node.writers.load(Ordering::SeqCst) == 0;
         let closed = match last {

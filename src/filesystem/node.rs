@@ -82,6 +82,8 @@ pub struct State {
     pub(super) queued: bool,
     /// Handles that are open.
     pub handles: u32,
+    /// Those of them that execve(2) opened; the kernel closes one when the program has ended.
+    pub programs: u32,
     /// The file behind them; `None` when none is open or none was needed yet.
     pub open: Option<Arc<OpenFile>>,
 }
@@ -118,6 +120,7 @@ impl Node {
                 own_times: false,
                 queued: false,
                 handles: 0,
+                programs: 0,
                 open: None,
             }),
         }

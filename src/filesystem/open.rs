@@ -30,7 +30,12 @@ pub struct OpenFlags {
     pub write: bool,
     /// O_TRUNC, and what becomes of set-id bits then.
     pub truncate: Option<SetId>,
+    /// execve(2) opens it: while such a handle is open the program may be running.
+    pub execute: bool,
 }
+
+/// What execve(2) adds to the flags (`__FMODE_EXEC`, include/linux/fs.h); FUSE passes it on.
+const FMODE_EXEC: i32 = 0x20;
 
 impl OpenFlags {
     /// From open(2)'s flags; `set_id` counts with O_TRUNC only.
@@ -38,6 +43,7 @@ impl OpenFlags {
         Self {
             write: flags & libc::O_ACCMODE != libc::O_RDONLY,
             truncate: (flags & libc::O_TRUNC != 0).then_some(set_id),
+            execute: flags & FMODE_EXEC != 0,
         }
     }
 }
@@ -56,7 +62,8 @@ impl Filesystem {
     ///
     /// # Errors
     /// EIO when the content is not there as it should be. The kernel refuses what permissions,
-    /// read-only mounts and running programs (ETXTBSY) forbid, and opens special files itself.
+    /// read-only mounts and running programs (ETXTBSY) forbid, and opens special files itself; but
+    /// with O_TRUNC and O_RDONLY it looks for running programs only after this: ETXTBSY, too.
     pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<u64> {
         match node.file_type {
             FileType::Regular => {}
@@ -64,9 +71,12 @@ impl Filesystem {
             FileType::Symlink => return Err(Errno::LOOP.into()),
             _ => return Err(Errno::NXIO.into()),
         }
+        if flags.truncate.is_some() && !flags.write && node.state.lock().programs > 0 {
+            return Err(Errno::TXTBSY.into());
+        }
         let write = flags.write || flags.truncate.is_some();
         let writer = write.then(|| Writer::new(node));
-        let handle = FileHandle::new(node.clone(), writer);
+        let handle = FileHandle::new(node.clone(), writer, flags.execute);
         if let Some(set_id) = flags.truncate {
             let content = node.content.lock();
             self.resize(node, &content, 0)?;

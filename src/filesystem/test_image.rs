@@ -240,6 +240,7 @@ impl TestImage {
         let flags = OpenFlags {
             write: true,
             truncate: None,
+            execute: false,
         };
         self.fs.open(node, flags).unwrap()
     }

@@ -107,6 +107,7 @@ impl Guest {
         let flags = OpenFlags {
             write: true,
             truncate: None,
+            execute: false,
         };
         self.0.open(&self.node(path)?, flags)
     }

@@ -19,6 +19,7 @@ pub const ROOT: Caller = Caller {
 pub const WRITE: OpenFlags = OpenFlags {
     write: true,
     truncate: None,
+    execute: false,
 };
 
 pub fn permissions(mode: u32) -> Permissions {

@@ -145,6 +145,7 @@ fn truncation_at_open_copies_nothing() {
     let flags = OpenFlags {
         write: true,
         truncate: Some(SetId::Keep),
+        execute: false,
     };
     let writer = image.fs.open(&node, flags).unwrap();
     assert_eq!(read(&image, reader), b"");

@@ -8,6 +8,7 @@ use crate::filesystem::test_image::{OLD, TestImage, big, failing_at};
 const WRITE: OpenFlags = OpenFlags {
     write: true,
     truncate: None,
+    execute: false,
 };
 
 /// All but atime, which a look changes, and blocks, which promotion may change.
@@ -99,6 +100,7 @@ fn a_missing_or_short_object_is_an_error_and_never_wrong_bytes() {
     let flags = OpenFlags {
         write: true,
         truncate: Some(SetId::Keep),
+        execute: false,
     };
     let handle = image.fs.open(&node, flags).unwrap_err();
     assert_eq!(handle.errno(), Errno::IO);
