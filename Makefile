@@ -24,8 +24,9 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 		set -x; exec $(CARGO) test --all-targets --locked --no-fail-fast; \
 	fi
 
-soak: ## the random tests, much longer: make soak OPS=100000 CASES=500
-	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) $(CARGO) test --release --locked --no-fail-fast
+soak: ## the random tests, much longer, and all of the outside suites: make soak OPS=100000 CASES=500
+	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
+		$(CARGO) test --release --locked --no-fail-fast
 
 lint: ## formatting, clippy and, where it is installed, shellcheck
 	$(CARGO) fmt --check
@@ -54,13 +55,13 @@ trees: ## the real Debian trees that demo and bench work on, under target/trees 
 install: ## the program to /usr/local/bin, or $(DESTDIR)$(PREFIX)/bin
 	install -D -m 755 target/release/foldfs $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/foldfs
 
-install-deps: ## the Debian packages that all of this needs (root)
+install-deps: ## the Debian packages and test suites that all of this needs (root)
 	scripts/install-deps.sh
 
 clean: ## everything built, but for the trees
 	$(CARGO) clean --profile dev --quiet
 	$(CARGO) clean --profile release --quiet
-	rm -rf --one-file-system target/demo target/bench
+	rm -rf --one-file-system target/demo target/bench target/tools
 
 clean-trees: ## the Debian trees and their packages
 	rm -rf --one-file-system target/trees

@@ -1,20 +1,25 @@
 #!/bin/bash
-# Installs the Debian packages that foldfs needs, by name, and only those that are missing.
+# Installs the Debian packages that foldfs needs, by name, and only those that are missing; for the
+# tests, test suites by others too, as crates, into target/tools.
 #
 #   scripts/install-deps.sh [build] [test] [demo] [bench]     (default: all four)
 #
-# What counts is that the program is there, not where it came from.
+# Of a package it counts that the program is there, not where it came from.
 set -euo pipefail
 
 # package:program that it brings
 build="gcc:cc libc6-dev:/usr/include/stdio.h make:make"
 test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs fuse3:fusermount3
     mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3
-    rsync:rsync sqlite3:sqlite3 perl:perl util-linux:setpriv"
+    rsync:rsync sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
 bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3"
 
-missing=()
+# crate@version of a program with the crate's name, as `--version` tells them
+crates="fsx@0.3.2 pjdfstest@0.2.2"
+tools=$(dirname "$0")/../target/tools
+
+missing=() wanted_crates='' missing_crates=()
 for group in "${@:-all}"; do
     case $group in
         build) wanted=$build ;;
@@ -37,8 +42,22 @@ for group in "${@:-all}"; do
         fi
         [[ " ${missing[*]} " == *" $package "* ]] || missing+=("$package")
     done
+    case $group in test | all) wanted_crates=$crates ;; esac
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+for crate in $wanted_crates; do
+    found=$("$tools/bin/${crate%@*}" --version 2>/dev/null || true)
+    [ "$found" = "${crate/@/ }" ] || missing_crates+=("$crate")
+done
+
+install_crates() {
+    [ ${#missing_crates[@]} -gt 0 ] || return 0
+    echo "install-deps: installing ${missing_crates[*]} into target/tools" >&2
+    "${CARGO:-cargo}" install --quiet --locked --root "$tools" "${missing_crates[@]}"
+}
+[ ${#missing[@]} -gt 0 ] || {
+    install_crates
+    exit
+}
 
 command -v apt-get >/dev/null || {
     echo "install-deps: no apt-get here; please install: ${missing[*]}" >&2
@@ -59,3 +78,4 @@ if ! { apt-get -qq update &&
     echo "install-deps: apt-get failed to install ${missing[*]}" >&2
     exit 1
 fi
+install_crates
