@@ -36,7 +36,7 @@ fn with_image(test: &str) -> Option<TestStore> {
 
 fn place() -> TempDir {
     common::fix_umask();
-    TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    common::scratch()
 }
 
 /// foldfs without a store of ours.

@@ -16,6 +16,8 @@ mod daemon;
 mod exceptions;
 #[path = "mounted_tools/programs.rs"]
 mod programs;
+#[path = "mounted_tools/xfs.rs"]
+mod xfs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

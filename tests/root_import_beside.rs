@@ -26,7 +26,7 @@ impl Fixture {
         if !common::can_run(test, common::needs_root()) {
             return None;
         }
-        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let directory = common::scratch();
         let fixture = Self { directory };
         fixture.ok(&["init"]);
         Some(fixture)

@@ -14,10 +14,9 @@ use common::op::{Invisible, Op, Where};
 use common::snapshot::{Depth, Fields, Snapshot};
 use common::store::run;
 use common::{drive, op, sample};
-use tempfile::TempDir;
 
 fn plain(ops: &[Op]) -> Result<usize, String> {
-    let place = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+    let place = common::scratch();
     let tree = place.path().join("tree");
     sample::make(&tree, 0);
     let mut model = Model::read(&tree);
@@ -38,7 +37,7 @@ fn a_copy_has_the_same_snapshot() {
     if !common::can_run("a_copy_has_the_same_snapshot", common::needs_root()) {
         return;
     }
-    let place = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+    let place = common::scratch();
     let (tree, copy) = (place.path().join("tree"), place.path().join("copy"));
     sample::make(&tree, 0);
     sample::copy(&tree, &copy);
@@ -112,7 +111,7 @@ fn harness_sees_faults() {
 }
 
 fn with_fault(fault: &'static str) -> Result<usize, String> {
-    let place = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+    let place = common::scratch();
     let tree = place.path().join("tree");
     sample::make(&tree, 0);
     let mut model = Model::read(&tree);

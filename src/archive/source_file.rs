@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::intake::{Intake, SMALL, Taken};
 use crate::error::{Context, Error, Result};
+use crate::store::guest_xattr::is_acl_of_xfs;
 use crate::store::metadata::{Content, FileType, Metadata, Time, Xattrs};
 use crate::sys::{copy, xattr};
 
@@ -69,20 +70,26 @@ pub(super) fn is_unchanged(before: &Stat, after: &Stat) -> bool {
 /// All xattrs of an open file or directory. One that vanishes meanwhile is left out: the ctime
 /// tells.
 pub(super) fn descriptor_xattrs(file: BorrowedFd<'_>) -> rustix::io::Result<Xattrs> {
-    let mut xattrs = Xattrs::new();
-    for name in xattr::list_descriptor(file)? {
-        if let Some(value) = xattr::get_descriptor(file, &name)? {
-            xattrs.insert(name.into(), value.into());
-        }
-    }
-    Ok(xattrs)
+    let names = xattr::list_descriptor(file)?;
+    collect(names, |name| xattr::get_descriptor(file, name))
 }
 
 fn entry_xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Xattrs> {
+    let names = xattr::list(directory, name)?;
+    collect(names, |key| xattr::get(directory, name, key))
+}
+
+fn collect(
+    names: Vec<Vec<u8>>,
+    value: impl Fn(&[u8]) -> rustix::io::Result<Option<Vec<u8>>>,
+) -> rustix::io::Result<Xattrs> {
     let mut xattrs = Xattrs::new();
-    for key in xattr::list(directory, name)? {
-        if let Some(value) = xattr::get(directory, name, &key)? {
-            xattrs.insert(key.into(), value.into());
+    for name in names {
+        if is_acl_of_xfs(&name) {
+            continue;
+        }
+        if let Some(value) = value(&name)? {
+            xattrs.insert(name.into(), value.into());
         }
     }
     Ok(xattrs)

@@ -12,6 +12,7 @@ use tar::Header;
 use super::tar_field::{Record, Segments, acl, decimal, number, records, time, xattr_name};
 use crate::error::{Context, Error, Result};
 use crate::path_bytes::PathBytes;
+use crate::store::guest_xattr::is_acl_of_xfs;
 use crate::store::metadata::{Content, Metadata, Time, Xattrs};
 
 pub(super) const BLOCK: u64 = 512;
@@ -437,7 +438,10 @@ fn xattrs(pax: &HashMap<&[u8], &[u8]>) -> (Xattrs, bool) {
     let mut lost_acl = false;
     for (key, value) in pax {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            xattrs.insert(xattr_name(name).into(), (*value).into());
+            let name = xattr_name(name);
+            if !is_acl_of_xfs(&name) {
+                xattrs.insert(name.into(), (*value).into());
+            }
         }
         if *key == b"RHT.security.selinux" {
             // The kernel's form ends with a zero byte.

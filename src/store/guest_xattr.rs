@@ -1,5 +1,6 @@
 //! A guest's xattrs as the private layer holds them: a name that begins as the mark's does is
 //! escaped, so that a guest can neither read nor set a mark (docs/format.md, The private layer).
+//! So are the names by which xfs shows its ACLs a second time.
 
 use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
@@ -14,9 +15,24 @@ use crate::sys::{durable, xattr};
 /// Stands for the mark's name in an escaped one.
 const ESCAPED: &[u8] = b"trusted.foldfs.g";
 
+/// Stands for `trusted` in the name of an xattr that xfs takes for an ACL.
+const ESCAPED_ACL: &[u8] = b"trusted.foldfs.h";
+
+/// What xfs lists beside `system.posix_acl_*`: the same ACLs in its own form (fs/xfs/xfs_xattr.c).
+const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
+/// Whether this is no xattr that somebody set, but another look at an ACL; cp(1) leaves it out, too
+/// (xattr.conf(5)).
+pub fn is_acl_of_xfs(name: &[u8]) -> bool {
+    XFS_ACLS.contains(&name)
+}
+
 /// The host's name of a guest's xattr. It may be two bytes longer: a guest's name of 254 or 255
 /// bytes that begins with `trusted.foldfs` is too long (ERANGE).
 pub fn escape(name: &[u8]) -> Cow<'_, [u8]> {
+    if is_acl_of_xfs(name) {
+        return Cow::Owned([ESCAPED_ACL, &name[b"trusted".len()..]].concat());
+    }
     match name.strip_prefix(mark::NAME.as_bytes()) {
         Some(rest) => Cow::Owned([ESCAPED, rest].concat()),
         None => Cow::Borrowed(name),
@@ -27,6 +43,12 @@ pub fn escape(name: &[u8]) -> Cow<'_, [u8]> {
 pub fn unescape(name: &[u8]) -> Option<Cow<'_, [u8]>> {
     if let Some(rest) = name.strip_prefix(ESCAPED) {
         return Some(Cow::Owned([mark::NAME.as_bytes(), rest].concat()));
+    }
+    if let Some(rest) = name.strip_prefix(ESCAPED_ACL) {
+        return Some(Cow::Owned([b"trusted", rest].concat()));
+    }
+    if is_acl_of_xfs(name) {
+        return None;
     }
     (!name.starts_with(mark::NAME.as_bytes())).then_some(Cow::Borrowed(name))
 }
@@ -75,13 +97,20 @@ mod tests {
             "trusted.foldfs.g.g",
             "trusted.foldfsx",
             "trusted.foldf",
+            "trusted.foldfs.h",
+            "trusted.foldfs.h.SGI_ACL_FILE",
+            "trusted.SGI_ACL_FILE",
+            "trusted.SGI_ACL_DEFAULT",
+            "trusted.SGI_ACL",
             "trusted.overlay.opaque",
             "user.trusted.foldfs",
         ] {
             let host = escape(name.as_bytes());
             assert_ne!(&*host, mark::NAME.as_bytes());
+            assert!(!is_acl_of_xfs(&host));
             assert_eq!(unescape(&host).as_deref(), Some(name.as_bytes()));
         }
         assert_eq!(unescape(mark::NAME.as_bytes()), None);
+        assert_eq!(unescape(b"trusted.SGI_ACL_FILE"), None);
     }
 }

@@ -123,14 +123,14 @@ pub fn read_link(root: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<u8>> {
     Ok(fs::readlinkat(&directory, name, Vec::new())?.into_bytes())
 }
 
-/// The names of an entry's xattrs, sorted.
+/// The names of an entry's xattrs, sorted; without those by which xfs shows ACLs a second time.
 pub fn list_xattrs(root: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>> {
     let (directory, name) = parent(root, path)?;
     let mut buffer = vec![0; 65536];
     let length = fs::llistxattr(&proc_entry(directory.as_fd(), name)[..], &mut buffer[..])?;
     let names = buffer[..length].split(|byte| *byte == 0);
     let mut names: Vec<_> = names
-        .filter(|n| !n.is_empty())
+        .filter(|name| !name.is_empty() && !name.starts_with(b"trusted.SGI_ACL_"))
         .map(<[u8]>::to_vec)
         .collect();
     names.sort();

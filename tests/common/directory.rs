@@ -166,7 +166,12 @@ impl Directory {
                     Renaming::Exchange => RenameFlags::EXCHANGE,
                     Renaming::Whiteout => RenameFlags::WHITEOUT,
                 };
-                fs::renameat_with(&source, source_name, &directory, name, flags)?;
+                let renamed = fs::renameat_with(&source, source_name, &directory, name, flags);
+                match renamed {
+                    // Of a directory that is not empty rename(2) may say either; xfs says this.
+                    Err(Errno::EXIST) if *how == Renaming::Plain => Err(Errno::NOTEMPTY)?,
+                    renamed => renamed?,
+                }
             }
             Op::Close { handle } => self.handles[usize::from(*handle)] = None,
             Op::Read {

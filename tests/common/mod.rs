@@ -20,9 +20,11 @@ pub mod sample;
 pub mod snapshot;
 pub mod store;
 
+use std::path::PathBuf;
 use std::sync::Once;
 
 use rustix::fs::Mode;
+use tempfile::TempDir;
 
 /// Whether the test can run here. If not, says why on standard error; with
 /// FOLDFS_TEST_REQUIRE_ALL=1 (CI) it panics instead.
@@ -32,6 +34,26 @@ pub fn can_run(test: &str, missing: Option<&str>) -> bool {
     assert!(!required, "{test} cannot run: {missing}");
     eprintln!("{test} skipped: {missing}");
     false
+}
+
+/// A directory that goes with its guard, on the file system that stores are tried on.
+pub fn scratch() -> TempDir {
+    let place = place();
+    let made = TempDir::new_in(&place);
+    made.unwrap_or_else(|error| panic!("{}: {error}", place.display()))
+}
+
+/// Where the tests' directories are: below target/, or in FOLDFS_TEST_DIR.
+fn place() -> PathBuf {
+    let place = std::env::var_os("FOLDFS_TEST_DIR");
+    place.map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+}
+
+/// Whether [`scratch`] is on xfs.
+pub fn on_xfs() -> bool {
+    const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
+    let found = rustix::fs::statfs(place()).unwrap();
+    found.f_type == XFS_SUPER_MAGIC
 }
 
 /// What keeps a test that needs root from running.

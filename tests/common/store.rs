@@ -152,9 +152,9 @@ pub struct TestStore {
 }
 
 impl TestStore {
-    /// An empty store below the target directory.
+    /// An empty store in a directory of its own.
     pub fn new() -> TestStore {
-        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let directory = super::scratch();
         let mut store = TestStore::at(directory.path());
         store.directory = Some(directory);
         store

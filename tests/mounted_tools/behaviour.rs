@@ -480,31 +480,6 @@ fn a_full_disk_leaves_the_file_as_it_was() {
     finish(&store, [first]);
 }
 
-#[test]
-fn images_work_on_xfs() {
-    let test = "images_work_on_xfs";
-    if !can_run(test, needs_fuse().or(Device::missing(Kind::Xfs))) {
-        return;
-    }
-    let device = Device::new(Kind::Xfs, 400);
-    let store = TestStore::at(&device.path);
-    let tree = store.sample(0);
-    store.import("first", &tree, "family");
-    store.import("second", &tree, "family");
-    let (first, second) = (store.mount("first"), store.mount("second"));
-    first.assert_shows(&tree);
-    script(
-        &first.path,
-        "cp -a usr copy; sed -i s/a/b/ etc/hosts; mv etc usr/etc; rm -rf copy/lib",
-    )
-    .exits(0);
-    let shown = first.snapshot();
-    store.ok(&["fold"]);
-    shown.assert_same(&first.snapshot(), Fields::ALL, "a fold shows");
-    second.assert_shows(&tree);
-    finish(&store, [first, second]);
-}
-
 impl Mounted {
     /// As `assert_shows`, without the times that putting things back changed.
     fn assert_shows_but_times(&self, tree: &Path) {

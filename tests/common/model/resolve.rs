@@ -2,8 +2,8 @@
 
 use rustix::fs::FileType;
 
-use super::super::at;
 use super::super::op::{self, Access, Also, Op, Renaming, Where};
+use super::super::{at, on_xfs};
 use super::{Body, Id, Model};
 
 /// Files stay below this.
@@ -11,7 +11,8 @@ const SIZE_MAX: usize = 1 << 20;
 
 impl Model {
     /// The operation as it can be carried out now. What is left out would block (a fifo), leave the
-    /// tree (a symlink), or depend on the machine's settings.
+    /// tree (a symlink), or depend on the machine's settings; on xfs also
+    /// what keeps a size, and with it sometimes the times.
     pub fn prepare(&self, op: &Op) -> Option<Op<Vec<u8>>> {
         let paths = self.paths();
         let mut missing = false;
@@ -204,6 +205,12 @@ impl Model {
             Op::Write { handle, .. } | Op::Pwrite { handle, .. } => {
                 let handle = self.handle(*handle);
                 handle.access == Access::Read || self.content(handle.id).len() < SIZE_MAX
+            }
+            Op::Truncate { at, length } if on_xfs() => !self.find(at).is_ok_and(|id| {
+                matches!(&self.nodes[&id].body, Body::File(content) if content.len() == *length as usize)
+            }),
+            Op::Ftruncate { handle, length } if on_xfs() => {
+                self.content(self.handle(*handle).id).len() != *length as usize
             }
             _ => true,
         }
