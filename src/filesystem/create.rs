@@ -140,8 +140,9 @@ impl Filesystem {
         draft.mark(&mark)?;
         self.give_owner(parent, &draft, content, permissions)?;
 
-        self.guest_changes(parent)?;
-        self.fill(room, draft, &directory, name, content.file_type())?;
+        self.change_names(&[parent], || {
+            self.fill(room, draft, &directory, name, content.file_type())
+        })?;
 
         let node = self.table.get_or_insert(number, || {
             let (parent, name) = (parent.clone(), name.into());
@@ -294,8 +295,9 @@ impl Filesystem {
         self.index(node)?;
         self.ensure_token(node.number)?;
         let draft = self.token_link(node.number)?;
-        self.guest_changes(parent)?;
-        self.fill(room, draft, &directory, name, FileType::Regular)?;
+        self.change_names(&[parent], || {
+            self.fill(room, draft, &directory, name, FileType::Regular)
+        })?;
         self.afterwards(self.touch_ctime(node));
         let attributes = self.attributes_of(node)?;
         self.table.remember(node);

@@ -121,10 +121,6 @@ impl Filesystem {
     /// Gives a directory metadata of its own (role merged), as the guest is about to change it. Its
     /// ctime stays until [`Filesystem::drop_shown`].
     pub(super) fn own_directory(&self, node: &Arc<Node>) -> Outcome<()> {
-        self.own(node, true)
-    }
-
-    fn own(&self, node: &Arc<Node>, keep_ctime: bool) -> Outcome<()> {
         if let Source::SharedDirectory(_) = node.source() {
             self.ensure_private_directory(node)?;
         }
@@ -144,22 +140,54 @@ impl Filesystem {
         let ctime = self.view.shown_as(shared, inode.ctime).ctime;
         let role = Role::Directory(DirectoryRole::Merged { shared });
         let mut mark = Mark::new(node.number, role);
-        mark.shown.ctime = keep_ctime.then_some(ctime);
+        mark.shown.ctime = Some(ctime);
         self.write_mark(node, &mark)
     }
 
-    /// The guest is about to change a directory's names or metadata: from now on the metadata is
-    /// its own and the times are the host's.
-    pub(super) fn guest_changes(&self, directory: &Arc<Node>) -> Outcome<()> {
-        self.own(directory, false)?;
+    /// A change by the guest of the names of directories: from then on their metadata is their own
+    /// and the times are the host's. If it fails, nothing of that shows.
+    pub(super) fn change_names<T>(
+        &self,
+        directories: &[&Arc<Node>],
+        change: impl FnOnce() -> Outcome<T>,
+    ) -> Outcome<T> {
+        let mut prepared = Vec::with_capacity(directories.len());
+        let mut prepare = || {
+            for directory in directories {
+                prepared.push((directory, self.guest_changes(directory)?));
+            }
+            Ok(())
+        };
+        let outcome = prepare().and_then(|()| change());
+        if outcome.is_err() {
+            // Of one that stands there twice the first entry counts.
+            for (directory, shown) in prepared.into_iter().rev() {
+                self.afterwards(self.show_again(directory, shown));
+            }
+        }
+        outcome
+    }
+
+    /// Gives a directory metadata of its own and the host's times; what it showed instead.
+    fn guest_changes(&self, directory: &Arc<Node>) -> Outcome<Shown> {
+        self.own_directory(directory)?;
         self.drop_shown(directory)
     }
 
-    /// The guest is about to change a private node for the first time since background work did:
-    /// the times are the host's again, mtime with the value that is shown.
-    pub(super) fn drop_shown(&self, node: &Arc<Node>) -> Outcome<()> {
-        if node.state.lock().own_times {
+    fn show_again(&self, directory: &Arc<Node>, shown: Shown) -> Outcome<()> {
+        if shown == Shown::default() {
             return Ok(());
+        }
+        let (_, mark) = self.host_inode(directory)?;
+        self.write_mark(directory, &Mark { shown, ..mark })
+    }
+
+    /// The guest is about to change a private node for the first time since background work did:
+    /// the times are the host's again, mtime with the value that is shown. The answer is what was
+    /// shown instead of them.
+    pub(super) fn drop_shown(&self, node: &Arc<Node>) -> Outcome<Shown> {
+        if node.state.lock().own_times {
+            return Ok(Shown::default());
         }
         let (_, mark) = self.host_inode(node)?;
         if let Some(mtime) = mark.shown.mtime {
@@ -167,12 +195,13 @@ impl Filesystem {
             let times = draft::mtime_only(mtime);
             durable::set_times(host.directory(self), host.name(), &times)?;
         }
+        let before = mark.shown;
         let shown = Shown::default();
-        if mark.shown != shown {
+        if before != shown {
             self.write_mark(node, &Mark { shown, ..mark })?;
         }
         node.state.lock().own_times = node.file_type == FileType::Directory;
-        Ok(())
+        Ok(before)
     }
 
     /// The guest changed the names of a file in `index/`: its ctime is now.

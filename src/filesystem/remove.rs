@@ -66,15 +66,11 @@ impl Filesystem {
         let directory = self.ensure_private_directory(parent)?;
         let directory = directory.as_fd();
         let leaves_whiteout = self.shared_holds(parent, name)?;
-        self.guest_changes(parent)?;
-        match (node.source(), node.place()) {
-            (Source::Shared(_) | Source::SharedDirectory(_), _) => {
-                self.whiteout(directory, name)?;
-                self.unlinked(node);
-            }
+        let (source, place) = (node.source(), node.place());
+        self.change_names(&[parent], || match (source, &place) {
+            (Source::Shared(_) | Source::SharedDirectory(_), _) => self.whiteout(directory, name),
             (Source::Private, Place::Index) => {
-                self.take_private_name(directory, name, leaves_whiteout)?;
-                self.afterwards(self.name_gone(node));
+                self.take_private_name(directory, name, leaves_whiteout)
             }
             (Source::Private | Source::PrivateDirectory(_), _) => {
                 let orphans = self.view.layer.orphans();
@@ -83,7 +79,13 @@ impl Filesystem {
                     true => RenameFlags::WHITEOUT | RenameFlags::NOREPLACE,
                     false => RenameFlags::NOREPLACE,
                 };
-                durable::rename(directory, name, orphans, &orphan, flags)?;
+                Ok(durable::rename(directory, name, orphans, &orphan, flags)?)
+            }
+        })?;
+        match (source, &place) {
+            (Source::Shared(_) | Source::SharedDirectory(_), _) => self.unlinked(node),
+            (Source::Private, Place::Index) => self.afterwards(self.name_gone(node)),
+            (Source::Private | Source::PrivateDirectory(_), _) => {
                 self.unlinked(node);
                 // Its ctime is that of the removal, which the host has noted.
                 self.afterwards(self.drop_shown(node));
@@ -131,7 +133,7 @@ impl Filesystem {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        self.drop_shown(node)
+        self.drop_shown(node).map(drop)
     }
 
     /// A file that has several names in the shared layer comes to lie in `index/`, so that they go
@@ -157,7 +159,7 @@ impl Filesystem {
 
     /// What fails when an operation has happened is not the caller's: it leaves debris or an old
     /// ctime.
-    pub(super) fn afterwards(&self, outcome: Outcome<()>) {
+    pub(super) fn afterwards<T>(&self, outcome: Outcome<T>) {
         if let Err(failure) = outcome {
             log::warn!("images/{}: {failure}", self.view.layer.image());
         }

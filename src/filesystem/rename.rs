@@ -145,11 +145,6 @@ impl Filesystem {
             Some(whiteout) => Some(self.whiteout_of_the_guest(whiteout, old.parent)?),
             None => None,
         };
-        self.guest_changes(old.parent)?;
-        self.guest_changes(new.parent)?;
-        if let Some(target) = target {
-            self.keep_target(new, target, &to)?;
-        }
         // A directory cannot replace a device, but change places with it.
         let exchanges = over_whiteout && source.file_type == FileType::Directory;
         let flags = match (exchanges, leaves_whiteout || device.is_some()) {
@@ -157,12 +152,16 @@ impl Filesystem {
             (false, true) => RenameFlags::WHITEOUT,
             (false, false) => RenameFlags::empty(),
         };
-        if let Err(error) = durable::rename(&from, old.name, &to, new.name, flags) {
+        self.change_names(&[old.parent, new.parent], || {
             if let Some(target) = target {
+                self.keep_target(new, target, &to)?;
+            }
+            let renamed = durable::rename(&from, old.name, &to, new.name, flags);
+            if let (Err(_), Some(target)) = (&renamed, target) {
                 self.keep_target_no_more(target)?;
             }
-            return Err(error.into());
-        }
+            Ok(renamed?)
+        })?;
         self.moved(source, new);
         if let Some(target) = target {
             self.afterwards(self.replaced_by_rename(target));
@@ -183,7 +182,7 @@ impl Filesystem {
         self.unlinked(target);
         match target.source() {
             Source::Shared(_) | Source::SharedDirectory(_) => Ok(()),
-            Source::Private | Source::PrivateDirectory(_) => self.drop_shown(target),
+            Source::Private | Source::PrivateDirectory(_) => self.drop_shown(target).map(drop),
         }
     }
 
@@ -196,9 +195,10 @@ impl Filesystem {
     ) -> Outcome<()> {
         let from = self.ensure_movable(old, source)?;
         let to = self.ensure_movable(new, target)?;
-        self.guest_changes(old.parent)?;
-        self.guest_changes(new.parent)?;
-        durable::rename(&from, old.name, &to, new.name, RenameFlags::EXCHANGE)?;
+        self.change_names(&[old.parent, new.parent], || {
+            let flags = RenameFlags::EXCHANGE;
+            Ok(durable::rename(&from, old.name, &to, new.name, flags)?)
+        })?;
         self.moved(source, new);
         self.moved(target, old);
         Ok(())

@@ -187,6 +187,13 @@ fn has_happened(now: &Looks, before: &Looks, after: &Looks, what: &str) -> bool 
     false
 }
 
+fn assert_same_times(before: &Looks, now: &Looks, what: &str) {
+    for (path, look) in now {
+        let (old, new) = (&before[path].attributes, &look.attributes);
+        assert_eq!(old.ctime, new.ctime, "{what}: {path}");
+    }
+}
+
 #[test]
 fn an_operation_stopped_at_any_step_has_happened_or_not() {
     let base = Base::new();
@@ -269,6 +276,7 @@ fn an_operation_that_fails_at_any_step_can_be_tried_again() {
                 assert_eq!(outcome.unwrap_err().errno(), Errno::NOSPC, "{what}");
                 assert_eq!(failing.orphans(), 0, "{what}");
                 failing.assert_no_debris_in_index(&what);
+                assert_same_times(&before, &failing.looks(), &what);
             }
         }
     }

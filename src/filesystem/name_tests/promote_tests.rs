@@ -121,7 +121,7 @@ fn shown_times_go_with_the_guests_first_change() {
         .fs
         .ensure_private_directory(&fixture.fs.child(&usr, b"bin").unwrap().unwrap())
         .unwrap();
-    fixture.fs.guest_changes(&usr).unwrap();
+    fixture.fs.change_names(&[&usr], || Ok(())).unwrap();
     drop(names);
     let after = fixture.looks();
     assert_changed(&before, &after, &["usr"]);
