@@ -9,7 +9,8 @@ set -euo pipefail
 
 # package:program that it brings
 build="gcc:cc libc6-dev:/usr/include/stdio.h make:make"
-test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs fuse3:fusermount3
+test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
+    btrfs-progs:mkfs.btrfs fuse3:fusermount3
     mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3
     rsync:rsync sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"

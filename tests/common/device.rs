@@ -15,6 +15,8 @@ pub enum Kind {
     Ext4,
     /// xfs with reflinks.
     Xfs,
+    /// btrfs, which has quotas of its own.
+    Btrfs,
 }
 
 /// A mounted loop device in a directory that goes with it.
@@ -28,16 +30,23 @@ pub struct Device {
 impl Device {
     /// Makes a file system of this many mebibytes.
     pub fn new(kind: Kind, mebibytes: u64) -> Device {
+        Device::with(kind, mebibytes, &[])
+    }
+
+    /// Likewise, with more arguments for mkfs.
+    pub fn with(kind: Kind, mebibytes: u64, arguments: &[&str]) -> Device {
         let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let image = directory.path().join("image");
         let file = File::create(&image).unwrap();
         file.set_len(mebibytes << 20).unwrap();
         drop(file);
         let name = image.to_str().unwrap();
-        match kind {
-            Kind::Ext4 => tool("mkfs.ext4", &["-q", "-F", "-I", "256", name]),
-            Kind::Xfs => tool("mkfs.xfs", &["-q", "-f", "-m", "reflink=1", name]),
+        let (program, usual): (_, &[&str]) = match kind {
+            Kind::Ext4 => ("mkfs.ext4", &["-q", "-F", "-I", "256"]),
+            Kind::Xfs => ("mkfs.xfs", &["-q", "-f", "-m", "reflink=1"]),
+            Kind::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };
+        tool(program, &[usual, arguments, &[name]].concat());
         let path = directory.path().join("mnt");
         fs::create_dir(&path).unwrap();
         tool("mount", &["-o", "loop", name, path.to_str().unwrap()]);
@@ -52,9 +61,10 @@ impl Device {
         let program = match kind {
             Kind::Ext4 => "/usr/sbin/mkfs.ext4",
             Kind::Xfs => "/usr/sbin/mkfs.xfs",
+            Kind::Btrfs => "/usr/sbin/mkfs.btrfs",
         };
         let there = Path::new(program).exists() && Path::new("/dev/loop-control").exists();
-        (!there).then_some("it needs loop devices, mkfs.ext4 and mkfs.xfs")
+        (!there).then_some("it needs loop devices, mkfs.ext4, mkfs.xfs and mkfs.btrfs")
     }
 }
 
