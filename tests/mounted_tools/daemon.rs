@@ -48,6 +48,39 @@ fn a_busy_mount_stays() {
     finish(&store, [first]);
 }
 
+/// A namespace that somebody made while the image was mounted keeps it mounted.
+#[test]
+fn an_unmount_does_not_wait_for_other_namespaces() {
+    let Some(store) = twins("an_unmount_does_not_wait_for_other_namespaces") else {
+        return;
+    };
+    let first = store.mount("first");
+    // Mounts of other tests must not be kept.
+    let script = "grep -F fuse.foldfs /proc/self/mountinfo | grep -vF \"$0\" | cut -d' ' -f5 | \
+                  while read -r point; do umount -l \"$point\"; done; echo there; exec sleep 1000";
+    let mut other = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(&first.path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = other.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let path = first.path.to_str().unwrap();
+    for _ in 0..2 {
+        let ran = store.run(&["unmount", path]);
+        ran.exits(4).says(&[path, "mount namespace"]);
+        assert!(!is_mounted(&first.path));
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+    store.wait_for_daemons();
+    let first = store.mount("first");
+    first.assert_shows(&store.sample(0));
+    finish(&store, [first]);
+}
+
 /// Waits until a condition holds.
 fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();

@@ -8,19 +8,29 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use fuser::{Config, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::time::Timespec;
 
 use super::adapter::Adapter;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ops::request::MountOptions;
 use crate::serve::mount_table::{self, FILE_SYSTEM_TYPE};
 
+/// How long the kernel may need for the last uses of a mount that is unmounted.
+const LAST_USES: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
 /// A live mount and the threads that serve it.
 pub struct Mounted {
     directory: PathBuf,
     source: OsString,
+    /// The connection, to see its end.
+    device: OwnedFd,
     serving: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -64,16 +74,18 @@ impl Mounted {
             data.as_c_str(),
         )
         .about(format!("mounting on {}", directory.display()))?;
+        let session_device = device.try_clone().about("/dev/fuse")?;
         let mut mounted = Self {
             directory: directory.into(),
             source,
+            device,
             serving: None,
         };
         let mut config = Config::default();
         config.n_threads = Some(threads.max(1));
         config.clone_fd = true;
         // Who may enter is the kernel's decision (allow_other above).
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)
+        let session = Session::from_fd(adapter, session_device, SessionACL::All, config)
             .about(format!("serving {}", directory.display()));
         let session = match session {
             Ok(session) => session,
@@ -118,13 +130,29 @@ impl Mounted {
         Ok(top.is_some_and(|mount| mount.source == self.source.as_bytes()))
     }
 
+    /// Whether our mount is there, on top or not.
+    fn is_somewhere(&self) -> Result<bool> {
+        let mounts = mount_table::mounts()?;
+        Ok(mounts
+            .iter()
+            .any(|mount| mount.source == self.source.as_bytes()))
+    }
+
+    /// Whether the kernel has let go of the connection, which it does with the last mount of it.
+    fn connection_ends(&self) -> bool {
+        let mut fds = [PollFd::new(&self.device, PollFlags::empty())];
+        let ready = rustix::event::poll(&mut fds, Some(&LAST_USES));
+        ready.is_ok() && fds[0].revents().contains(PollFlags::ERR)
+    }
+
     /// Unmounts; what was written is with the host's file system then.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] while something is open below it, or something else is mounted on it.
+    /// [`ErrorKind::Busy`] while something is open below it, something else is mounted on it, or
+    /// another mount namespace has it.
     pub fn unmount(&mut self) -> Result<()> {
         if !self.is_gone() {
-            if !self.is_on_top()? {
+            if !self.is_on_top()? && self.is_somewhere()? {
                 let cause = "something else is mounted on it";
                 return Err(Error::busy(self.directory.display(), cause)
                     .remedy("unmount that first, with umount(8)"));
@@ -138,6 +166,13 @@ impl Mounted {
                     ));
                 }
                 Err(error) => return Err(error).about(self.directory.display()),
+            }
+            if !self.connection_ends() {
+                let cause = "it is unmounted here, but another mount namespace has it";
+                return Err(Error::busy(self.directory.display(), cause).remedy(
+                    "end the processes there (lsns -t mnt lists namespaces); \
+                     it is served until then",
+                ));
             }
         }
         self.join()
