@@ -194,4 +194,6 @@ fn timespec(time: Option<NewTime>) -> Timespec {
 }
 
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod tests;

@@ -21,6 +21,8 @@ type Operation = fn(&Fixture) -> Outcome<()>;
 /// Those below are in the shared layer.
 const FIRST_OWN: u64 = 80;
 
+const ERRORS: [Errno; 3] = [Errno::NOSPC, Errno::DQUOT, Errno::IO];
+
 const NONE: RenameFlags = RenameFlags::empty();
 
 const OPERATIONS: &[(&str, Operation)] = &[
@@ -250,11 +252,12 @@ fn an_operation_that_fails_at_any_step_can_be_tried_again() {
         for step in 0.. {
             let count = Arc::new(AtomicUsize::new(0));
             let counted = count.clone();
+            let error = ERRORS[step % ERRORS.len()];
             let fail = move |_, _: &'static Location<'static>| match counted
                 .fetch_add(1, Ordering::SeqCst)
                 == step
             {
-                true => Err(Errno::NOSPC),
+                true => Err(error),
                 false => Ok(()),
             };
             let outcome = durable::with_hook(fail, || operation(&failing));
@@ -273,7 +276,7 @@ fn an_operation_that_fails_at_any_step_can_be_tried_again() {
                 failing = fixture(&base);
                 before = failing.looks();
             } else {
-                assert_eq!(outcome.unwrap_err().errno(), Errno::NOSPC, "{what}");
+                assert_eq!(outcome.unwrap_err().errno(), error, "{what}");
                 assert_eq!(failing.orphans(), 0, "{what}");
                 failing.assert_no_debris_in_index(&what);
                 assert_same_times(&before, &failing.looks(), &what);
