@@ -6,6 +6,11 @@ RUNS ?= 5
 # Random operations of each run of the model, and random cases of each property, in `make soak`.
 OPS ?= 100000
 CASES ?= 500
+# Seconds of each random test of a hostile guest, kills of each test of a killed daemon, and entries of the largest
+# directory, in `make soak`.
+HOSTILE ?= 1800
+KILLS ?= 200
+ENTRIES ?= 1000000
 
 .DEFAULT_GOAL := build
 .PHONY: help build test soak lint format demo bench trees install install-deps clean clean-trees
@@ -26,6 +31,7 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 
 soak: ## the random tests, much longer, and all of the outside suites: make soak OPS=100000 CASES=500
 	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
+		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_ENTRIES=$(ENTRIES) \
 		$(CARGO) test --release --locked --no-fail-fast
 
 lint: ## formatting, clippy and, where it is installed, shellcheck

@@ -20,11 +20,18 @@ mod bystanders;
 mod fuse_messages;
 #[path = "hostile_guest/fuse_peer.rs"]
 mod fuse_peer;
+#[path = "hostile_guest/limits.rs"]
+mod limits;
+#[path = "hostile_guest/mount.rs"]
+mod mount;
 #[path = "hostile_guest/random.rs"]
 mod random;
+#[path = "hostile_guest/system_calls.rs"]
+mod system_calls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bystanders::Bystanders;
 use common::device::{Device, Kind};
@@ -34,10 +41,15 @@ use foldfs::store::catalog::Reads;
 use foldfs::store::{Access, Store};
 use fuse_messages::{Known, Message, random_message};
 use fuse_peer::{Peer, message};
+use mount::Served;
 use random::Random;
+use system_calls::Guest;
 
 /// Messages of one round, after which the store is looked at.
 const MESSAGES: usize = 30_000;
+/// System calls of each thread in one round.
+const CALLS: usize = 25_000;
+const THREADS: usize = 4;
 /// A process that is asked for nothing unusual needs a tenth of it.
 const MEMORY_MAX_KIB: u64 = 700 << 10;
 
@@ -52,9 +64,9 @@ fn open_image(bystanders: &Bystanders, name: &str) -> Arc<Filesystem> {
     Images::new(store).filesystem(image.id).unwrap()
 }
 
-/// The most memory that this process has had, in KiB.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+/// The most memory that a process has had, in KiB.
+fn peak_memory(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM"));
     let number = line.and_then(|line| line.split_whitespace().nth(1));
     number.unwrap().parse().unwrap()
@@ -119,7 +131,7 @@ fn random_fuse_messages() {
         bystanders.assert_unchanged();
         bystanders.assert_clean();
     });
-    let peak = peak_memory();
+    let peak = peak_memory("self");
     assert!(peak < MEMORY_MAX_KIB, "{peak} KiB");
 }
 
@@ -164,4 +176,40 @@ fn names_with_slashes_lead_nowhere() {
     drop(filesystem);
     bystanders.assert_unchanged();
     bystanders.assert_clean();
+}
+
+#[test]
+fn random_system_calls() {
+    if !can_run("random_system_calls") {
+        return;
+    }
+    random::rounds("random_system_calls", |seed| {
+        let bystanders = Bystanders::new(96);
+        let mut served = Served::new(&bystanders.store);
+        let counts: [[AtomicU64; 2]; THREADS] = Default::default();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = counts
+                .iter()
+                .zip(seed..)
+                .map(|(counts, seed)| {
+                    let path = &served.path;
+                    scope.spawn(move || Guest::enter(path, seed << 8, counts).work(CALLS))
+                })
+                .collect();
+            served.wait(&counts, |index| threads[index].is_finished());
+        });
+        let sum = |kind: usize| -> u64 {
+            counts
+                .iter()
+                .map(|count| count[kind].load(Ordering::Relaxed))
+                .sum()
+        };
+        let peak = served.peak_memory();
+        println!("{} calls, {} succeeded; {peak} KiB", sum(0), sum(1));
+        assert!(sum(1) * 20 > sum(0), "hardly any succeeded");
+        assert!(peak < MEMORY_MAX_KIB, "{peak} KiB");
+        served.finish();
+        bystanders.assert_unchanged();
+        bystanders.assert_clean();
+    });
 }

@@ -21,8 +21,16 @@ pub struct Bystanders {
 impl Bystanders {
     /// Makes all of it on an ext4 of this many mebibytes.
     pub fn new(mebibytes: u64) -> Bystanders {
-        let device = Device::new(Kind::Ext4, mebibytes);
+        Bystanders::with(mebibytes, 20_000)
+    }
+
+    /// Likewise, with this many inodes.
+    pub fn with(mebibytes: u64, inodes: u64) -> Bystanders {
+        let inodes = inodes.to_string();
+        let device = Device::with(Kind::Ext4, mebibytes, &["-b", "4096", "-N", &inodes]);
         let store = TestStore::at(&device.path);
+        // Later there may be no room for it.
+        fs::create_dir(store.place.join("mnt-first")).unwrap();
         let tree = store.sample(0);
         store.import("first", &tree, "family");
         store.import("second", &store.sample(1), "family");

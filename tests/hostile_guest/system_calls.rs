@@ -85,7 +85,7 @@ impl<'a> Guest<'a> {
             2 if self.random.once_in(10) => path.extend(b"./".repeat(2100)),
             _ => {}
         }
-        for _ in 0..self.random.below(4) {
+        for _ in 0..*self.random.one(&[0, 0, 0, 1, 1, 2, 5]) {
             path.extend(self.random.name());
             path.push(b'/');
         }
