@@ -12,8 +12,6 @@ mod common;
 mod behaviour;
 #[path = "mounted_tools/daemon.rs"]
 mod daemon;
-#[path = "mounted_tools/exceptions.rs"]
-mod exceptions;
 #[path = "mounted_tools/programs.rs"]
 mod programs;
 #[path = "mounted_tools/xfs.rs"]

@@ -1,16 +1,28 @@
-//! Shared mappings of files, read and written without ever raising SIGBUS.
+//! Mappings of files, read and written without ever raising SIGBUS.
 #![allow(
     unsafe_code,
     reason = "mmap has no safe form; the pages are reached by the kernel only"
 )]
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, Result};
 
-/// A MAP_SHARED mapping of the start of a file.
+/// Who sees what is written through a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// MAP_SHARED: everybody.
+    Shared,
+    /// MAP_PRIVATE: nobody else.
+    Private,
+}
+
+/// A mapping of the start of a file.
 #[derive(Debug)]
 pub struct Mapped {
     address: *mut libc::c_void,
@@ -24,17 +36,31 @@ fn last_error() -> Errno {
 }
 
 impl Mapped {
-    /// Maps `length` bytes.
+    /// Maps `length` bytes with MAP_SHARED.
     pub fn new(file: BorrowedFd<'_>, length: usize, writable: bool) -> Result<Mapped> {
+        Mapped::of(file, length, writable, Sharing::Shared)
+    }
+
+    /// Maps `length` bytes.
+    pub fn of(
+        file: BorrowedFd<'_>,
+        length: usize,
+        writable: bool,
+        sharing: Sharing,
+    ) -> Result<Mapped> {
         let carrier = memfd_create(c"carrier", MemfdFlags::CLOEXEC)?;
         let write = if writable { libc::PROT_WRITE } else { 0 };
+        let sharing = match sharing {
+            Sharing::Shared => libc::MAP_SHARED,
+            Sharing::Private => libc::MAP_PRIVATE,
+        };
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let address = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 length,
                 libc::PROT_READ | write,
-                libc::MAP_SHARED,
+                sharing,
                 file.as_raw_fd(),
                 0,
             )
@@ -107,9 +133,15 @@ impl Mapped {
 
 /// truncate(2) of what an O_PATH descriptor refers to.
 pub fn truncate_descriptor(file: BorrowedFd<'_>, length: u64) -> Result<()> {
-    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    truncate_path(Path::new(&path), length)
+}
+
+/// truncate(2).
+pub fn truncate_path(path: &Path, length: u64) -> Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
     // SAFETY: the path ends in a null byte and outlives the call.
-    match unsafe { libc::truncate(path.as_ptr().cast(), length as i64) } {
+    match unsafe { libc::truncate(path.as_ptr(), length as i64) } {
         0 => Ok(()),
         _ => Err(last_error()),
     }

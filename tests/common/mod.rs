@@ -19,6 +19,7 @@ pub mod op;
 pub mod sample;
 pub mod snapshot;
 pub mod store;
+pub mod user;
 
 use std::path::PathBuf;
 use std::sync::Once;
