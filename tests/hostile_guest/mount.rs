@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::common::store::{TestStore, is_mounted};
+use super::common::store::{TestStore, is_mounted, unmount};
 
 /// No system call takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,7 +95,7 @@ impl<'a> Served<'a> {
     pub fn finish(mut self) {
         let alive = self.daemon.try_wait().unwrap();
         assert!(alive.is_none(), "the daemon is gone: {}", self.said());
-        self.store.ok(&["unmount", self.path.to_str().unwrap()]);
+        unmount(&self.store.path, &self.path);
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.daemon.try_wait().unwrap() {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Instant;
 
-use super::common::store::{is_mounted, mounts_below, tool};
+use super::common::store::{LET_GO, is_mounted, mounts_below, tool};
 use super::*;
 
 #[test]
@@ -55,11 +55,10 @@ fn an_unmount_does_not_wait_for_other_namespaces() {
         return;
     };
     let first = store.mount("first");
-    // Mounts of other tests must not be kept.
-    let script = "grep -F fuse.foldfs /proc/self/mountinfo | grep -vF \"$0\" | cut -d' ' -f5 | \
-                  while read -r point; do umount -l \"$point\"; done; echo there; exec sleep 1000";
+    let script = format!("{LET_GO} echo there; exec sleep 1000");
     let mut other = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+        .arg("sh")
         .arg(&first.path)
         .stdout(Stdio::piped())
         .spawn()

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::common::device::{Device, Kind};
 use super::common::snapshot::{Fields, Snapshot};
-use super::common::store::{Mounted, TestStore, run};
+use super::common::store::{LET_GO, Mounted, TestStore, run};
 use super::*;
 
 /// Tests of pjdfstest 0.2.2.
@@ -95,7 +95,8 @@ impl Suite {
         let script = "mount --bind \"$1\" /mnt; PATH=$2:$PATH; export PATH; program=$3; shift 3; \
                       exec \"$program\" \"$@\"";
         let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-euc", script, "sh"]).arg(root);
+        let script = format!("{LET_GO}{script}");
+        command.args(["-m", "sh", "-euc", &script, "sh"]).arg(root);
         command.arg(&self.place).arg(&self.program);
         command.arg("-c").arg(&configuration);
         command.arg("-p").arg(Path::new("/mnt").join(below));
