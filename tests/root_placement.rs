@@ -275,3 +275,33 @@ fn the_strict_rule_as_figures_1_3_and_5() {
     place();
     assert_eq!(places(&fixture, "usr/bin/tool"), (true, vec![]));
 }
+
+/// A guest makes and removes names, those of linked files among them, while plans are made: each is
+/// one of what was there at some moment, and none fails.
+#[test]
+fn regression_plans_are_made_while_names_come_and_go() {
+    let fixture = Fixture::new();
+    import(&fixture, "one", common);
+    import(&fixture, "two", upgraded);
+    let family = fixture.image("f").family;
+    let guest = Guest(fixture.filesystem("one"));
+    let work = |round: usize| {
+        let names = ["first", "second"].map(|name| format!("var/lib/{name}-{}", round % 20));
+        if round >= 20 {
+            names.iter().for_each(|name| guest.unlink(name).unwrap());
+        }
+        guest.create(&names[0]).unwrap();
+        guest.link(&names[0], &names[1]).unwrap();
+    };
+    (0..20).for_each(work);
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| (20..600).for_each(work));
+        let mut plans = 0;
+        while !working.is_finished() {
+            placement::plan(&fixture.context.images, family).unwrap();
+            plans += 1;
+        }
+        working.join().unwrap();
+        assert!(plans > 0);
+    });
+}

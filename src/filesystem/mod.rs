@@ -127,6 +127,12 @@ impl Filesystem {
         })
     }
 
+    /// Held for reading, it keeps the names as they are: for who reads the layers themselves, and
+    /// takes no other lock meanwhile.
+    pub fn names_lock(&self) -> &RwLock<()> {
+        &self.names
+    }
+
     /// The root of the view.
     pub fn root(&self) -> &Arc<Node> {
         &self.root

@@ -67,6 +67,7 @@ pub fn plan_without(images: &Images, family: FamilyId, gone: Option<ImageId>) ->
         .filter(|(_, role)| **role != ImageRole::Working)
         .map(|((_, filesystem), role)| Participant {
             view: &filesystem.view,
+            names: filesystem.names_lock(),
             base: *role == ImageRole::Base,
         })
         .collect();

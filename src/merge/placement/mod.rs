@@ -5,6 +5,7 @@
 //! For every path the images of the family vote with what their views show ([`rule`]); the walk
 //! ([`plan`]) leaves out whatever no image has anything private in.
 
+mod cursor;
 mod groups;
 pub mod plan;
 pub mod rule;

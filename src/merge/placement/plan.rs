@@ -2,11 +2,13 @@
 //! them has something private.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
+use super::cursor::{Cursor, below, item_at};
 use super::groups::keep_split_groups;
 use super::rule::{Ballot, Choice, decide};
 use super::withdraw::{could_withdraw, could_withdraw_with_alias};
@@ -29,6 +31,10 @@ use crate::store::shared::SharedLayer;
 pub struct Participant<'a> {
     /// Its view.
     pub view: &'a View,
+    /// What a guest at work holds for writing while it changes a name. Held here for one name of
+    /// one image at a time: what is read of it belongs together, and may be out of date by the time
+    /// that the plan is carried out.
+    pub names: &'a RwLock<()>,
     /// It is the family's base.
     pub base: bool,
 }
@@ -80,29 +86,6 @@ fn names_of_indexed(shared: &SharedLayer, participants: &[Participant<'_>]) -> R
         }
     }
     Ok(names)
-}
-
-/// What an image has in place of a directory of the plan.
-enum Cursor {
-    /// No directory.
-    Lacks,
-    /// The shared one, with nothing private in it.
-    Plain,
-    /// A private one, merged with the shared one.
-    Merged(OwnedFd),
-    /// A private one that takes nothing from the shared layer.
-    Own(OwnedFd),
-    /// A directory that was renamed to here, or is in one.
-    Abstains,
-}
-
-impl Cursor {
-    fn private(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Cursor::Merged(directory) | Cursor::Own(directory) => Some(directory.as_fd()),
-            Cursor::Lacks | Cursor::Plain | Cursor::Abstains => None,
-        }
-    }
 }
 
 /// A directory of the plan: of the shared layer as it is and as it will be.
@@ -185,8 +168,12 @@ impl Planner<'_> {
         let mut names = BTreeSet::new();
         for (cursor, participant) in place.cursors.iter().zip(self.participants) {
             if let Some(private) = cursor.private() {
-                let listed = layer::names_in(private);
-                names.extend(listed.map_err(|error| damaged(participant.view, b".", error))?);
+                match layer::names_in(private) {
+                    Ok(listed) => names.extend(listed),
+                    // Removed since it was opened.
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(damaged(participant.view, b".", error)),
+                }
             }
         }
         // A directory that hides everything shared has a say in every shared name.
@@ -221,7 +208,7 @@ impl Planner<'_> {
         let mut ballots = Vec::with_capacity(self.participants.len());
         let mut redundant = false;
         for (cursor, participant) in place.cursors.iter().zip(self.participants) {
-            let vote = vote(participant.view, cursor, place.old, &name, old.as_ref())?;
+            let vote = vote(participant, cursor, place.old, &name, old.as_ref())?;
             redundant |= vote.redundant;
             ballots.push(vote.ballot);
         }
@@ -246,7 +233,11 @@ impl Planner<'_> {
         let new = match choice {
             _ if same => Becomes::Same,
             Choice::Nothing => Becomes::Nothing,
-            Choice::Directory => Becomes::Directory(self.metadata_of_most(place, &name)?),
+            Choice::Directory => match self.metadata_of_most(place, &name)? {
+                Some(metadata) => Becomes::Directory(metadata),
+                // Removed since the vote.
+                None => return Ok(()),
+            },
             Choice::Version(version) => Becomes::Version(version.clone()),
         };
         let mut path = place.path.clone();
@@ -284,8 +275,8 @@ impl Planner<'_> {
     }
 
     /// The metadata that most images have for a directory that the shared layer gets; the base's
-    /// on a tie.
-    fn metadata_of_most(&self, place: &Place, name: &[u8]) -> Result<Metadata> {
+    /// on a tie. `None` if none has it any more.
+    fn metadata_of_most(&self, place: &Place, name: &[u8]) -> Result<Option<Metadata>> {
         let mut counts: Vec<(Metadata, usize)> = Vec::new();
         for (cursor, participant) in place.cursors.iter().zip(self.participants) {
             let Some(private) = cursor.private() else {
@@ -296,6 +287,7 @@ impl Planner<'_> {
                 shared: place.old,
             };
             let view = participant.view;
+            let _names = participant.names.read();
             let Some(Item::Private { stat, mark, .. }) = lookup::lookup(view, parts, name)? else {
                 continue;
             };
@@ -313,10 +305,7 @@ impl Planner<'_> {
         }
         let most = counts.iter().map(|(_, count)| *count).max();
         let first = counts.into_iter().find(|(_, count)| Some(*count) == most);
-        first
-            .map(|(metadata, _)| metadata)
-            .ok_or(rustix::io::Errno::STALE)
-            .about(name.escape_ascii())
+        Ok(first.map(|(metadata, _)| metadata))
     }
 
     /// All that is in a directory that leaves the shared layer leaves it, too.
@@ -352,7 +341,7 @@ impl Planner<'_> {
     ) -> Result<Place> {
         let mut cursors = Vec::with_capacity(self.participants.len());
         for (cursor, participant) in parent.cursors.iter().zip(self.participants) {
-            cursors.push(below(participant.view, cursor, parent.old, name, old)?);
+            cursors.push(below(participant, cursor, parent.old, name, old)?);
         }
         let mut path = parent.path.clone();
         if !path.is_empty() {
@@ -383,38 +372,15 @@ struct Vote {
     redundant: bool,
 }
 
-/// What `name` means to an image whose directory `cursor` is.
-fn item_at(
-    view: &View,
-    cursor: &Cursor,
-    directory: Option<Number>,
-    name: &[u8],
-) -> Result<Option<Item>> {
-    let parts = match cursor {
-        Cursor::Lacks | Cursor::Abstains => return Ok(None),
-        Cursor::Plain => Parts {
-            private: None,
-            shared: directory,
-        },
-        Cursor::Merged(private) => Parts {
-            private: Some(private.as_fd()),
-            shared: directory,
-        },
-        Cursor::Own(private) => Parts {
-            private: Some(private.as_fd()),
-            shared: None,
-        },
-    };
-    lookup::lookup(view, parts, name)
-}
-
 fn vote(
-    view: &View,
+    participant: &Participant<'_>,
     cursor: &Cursor,
     directory: Option<Number>,
     name: &[u8],
     old: Option<&Arc<SharedInode>>,
 ) -> Result<Vote> {
+    let view = participant.view;
+    let _names = participant.names.read();
     let merged = matches!(cursor, Cursor::Merged(_));
     let plain = |ballot| Vote {
         ballot,
@@ -471,36 +437,5 @@ fn vote(
     Ok(Vote {
         ballot: Ballot::Version(version),
         redundant,
-    })
-}
-
-/// The directory `name` of an image's directory; `old`: the shared directory of that name.
-fn below(
-    view: &View,
-    cursor: &Cursor,
-    directory: Option<Number>,
-    name: &[u8],
-    old: Option<Number>,
-) -> Result<Cursor> {
-    if matches!(cursor, Cursor::Abstains) {
-        return Ok(Cursor::Abstains);
-    }
-    let Some(item) = item_at(view, cursor, directory, name)? else {
-        return Ok(Cursor::Lacks);
-    };
-    let Some(shows) = item.directory() else {
-        return Ok(Cursor::Lacks);
-    };
-    if shows.is_some() && shows != old {
-        return Ok(Cursor::Abstains);
-    }
-    let (Item::Private { .. }, Some(parent)) = (&item, cursor.private()) else {
-        return Ok(Cursor::Plain);
-    };
-    let opened = layer::open_directory(parent, name, OFlags::PATH);
-    let opened = opened.map_err(|error| damaged(view, name, error))?;
-    Ok(match shows {
-        Some(_) => Cursor::Merged(opened),
-        None => Cursor::Own(opened),
     })
 }
