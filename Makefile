@@ -13,7 +13,7 @@ KILLS ?= 200
 ENTRIES ?= 1000000
 
 .DEFAULT_GOAL := build
-.PHONY: help build test soak lint format demo bench trees install install-deps clean clean-trees
+.PHONY: help build test soak fuzz-coverage lint format demo bench trees install install-deps clean clean-trees
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -33,6 +33,9 @@ soak: ## the random tests, much longer, and all of the outside suites: make soak
 	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
 		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_ENTRIES=$(ENTRIES) \
 		$(CARGO) test --release --locked --no-fail-fast
+
+fuzz-coverage: ## what the tests of a hostile guest reach of the adapter and the live image (root, rustup)
+	scripts/fuzz-coverage.sh
 
 lint: ## formatting, clippy and, where it is installed, shellcheck
 	$(CARGO) fmt --check

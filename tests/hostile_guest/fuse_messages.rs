@@ -300,7 +300,9 @@ fn body(r: &mut Random, known: &Known, opcode: u32) -> Vec<u8> {
         }
         20 | 30 => body.u64(known.handle(r)).u32(r.any()).u32(0),
         SETXATTR => {
+            let name = r.xattr();
             let value = match r.below(3) {
+                _ if name.starts_with(b"system.posix") => r.acl(),
                 0 => vec![b'v'; *r.one(&[0, 4000, 65_536, 65_537, 100_000])],
                 _ => {
                     let length = r.below(60);
@@ -309,7 +311,7 @@ fn body(r: &mut Random, known: &Known, opcode: u32) -> Vec<u8> {
             };
             let flags = r.below(5) as u64;
             let body = body.u32(value.len() as u64).u32(flags);
-            body.text(&r.xattr()).bytes(&value)
+            body.text(&name).bytes(&value)
         }
         22 => body.u32(size(r)).u32(0).text(&r.xattr()),
         23 => body.u32(size(r)).u32(0),

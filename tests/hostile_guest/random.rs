@@ -117,6 +117,29 @@ impl Random {
         }
     }
 
+    /// The value of an ACL: user::rwx user:7:rwx group::r-x mask::rwx other::---, one in three with
+    /// a byte changed.
+    pub fn acl(&mut self) -> Vec<u8> {
+        const ENTRIES: [(u16, u16, u32); 5] = [
+            (1, 7, u32::MAX),
+            (2, 7, 7),
+            (4, 5, u32::MAX),
+            (16, 7, u32::MAX),
+            (32, 0, u32::MAX),
+        ];
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in ENTRIES {
+            value.extend(tag.to_le_bytes());
+            value.extend(permissions.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        if self.once_in(3) {
+            let at = self.below(value.len());
+            value[at] = self.any() as u8;
+        }
+        value
+    }
+
     /// The name of an xattr.
     pub fn xattr(&mut self) -> Vec<u8> {
         const NAMES: [&[u8]; 12] = [

@@ -290,10 +290,17 @@ impl<'a> Guest<'a> {
 
     fn set_xattr(&mut self, path: i64) -> i64 {
         let name = CString::new(self.random.xattr()).unwrap();
-        let length = *self.random.one(&[0, 1, 30, 200, 3000, 65_536, 65_537]);
+        let value = match name.to_bytes().starts_with(b"system.posix") {
+            true => self.random.acl(),
+            false => {
+                let lengths = [0, 1, 30, 200, 3000, 65_536, 65_537];
+                vec![b'x'; *self.random.one(&lengths)]
+            }
+        };
         let flags = self.random.below(4) as i64;
-        let (name, value) = (name.as_ptr() as i64, self.buffer.as_ptr() as i64);
-        call(libc::SYS_lsetxattr, [path, name, value, length, flags, 0])
+        let (key, start) = (name.as_ptr() as i64, value.as_ptr() as i64);
+        let length = value.len() as i64;
+        call(libc::SYS_lsetxattr, [path, key, start, length, flags, 0])
     }
 
     fn other_xattr(&mut self, path: i64, buffer: i64, length: i64) -> i64 {
