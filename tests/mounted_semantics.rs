@@ -33,5 +33,7 @@ mod names;
 mod permissions;
 #[path = "mounted_semantics/set_id.rs"]
 mod set_id;
+#[path = "mounted_semantics/watching.rs"]
+mod watching;
 #[path = "mounted_semantics/writes.rs"]
 mod writes;

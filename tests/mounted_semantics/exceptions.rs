@@ -130,7 +130,8 @@ def refuses(number, attempt):
 ";
 
 /// Those that need more than one command.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 5] = [
+    "truncate(2) to the length that a file has",
     "FICLONE",
     "FIDEDUPERANGE",
     "syncfs(2)",
@@ -222,6 +223,24 @@ fn reflink_ioctls_do_not_reach_an_image() {
         "FIDEDUPERANGE",
         python(&plain, same),
         python(&first.path, same),
+    );
+    finish(&store, first);
+}
+
+/// xfs leaves the times then, but not with ftruncate(2); a server can't tell the two apart.
+#[test]
+fn truncation_to_the_same_length_sets_times_on_xfs() {
+    let test = "truncation_to_the_same_length_sets_times_on_xfs";
+    let Some((_device, store, first)) = beside_plain(test, Kind::Xfs, 400) else {
+        return;
+    };
+    let text = "os.utime('etc/hosts', (5, 6)); os.truncate('etc/hosts', 20); \
+        assert os.stat('etc/hosts').st_mtime == 6";
+    let plain = python(&store.place.join("plain"), text);
+    assert_shows(
+        "truncate(2) to the same length",
+        plain,
+        python(&first.path, text),
     );
     finish(&store, first);
 }

@@ -6,13 +6,14 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use foldfs::sys::handle::FileHandle;
 use rustix::io::Errno;
 
 use super::common::at;
 use super::common::directory::drop_caches;
-use super::places::{Files, PLACES, Places};
+use super::places::{Files, PLACES, Places, Probe};
 
 /// The handle of a file and what it must lead to.
 struct Handled {
@@ -154,5 +155,35 @@ fn handles_lead_to_their_files_wherever_they_go() {
     places.first.unmount();
     places.first = places.store.mount_with("first", "dev,suid,allow_other");
     live("after a remount", &root);
+    places.finish();
+}
+
+/// What has no name any more but is open can be reached by its handle, or not, as elsewhere.
+#[test]
+fn handles_of_open_files_without_a_name() {
+    let test = "handles_of_open_files_without_a_name";
+    let Some(places) = Places::new(test, &Files::default()) else {
+        return;
+    };
+    let probe: Probe = |path| {
+        let root = at::open_root(Path::new("."));
+        let handle = handle(&root, path.to_str().unwrap());
+        let held = OpenOptions::new().read(true).write(true).open(path)?;
+        fs::remove_file(path)?;
+        let again = File::from(handle.open(root.as_fd(), libc::O_RDWR)?);
+        again.write_all_at(b"by its handle", 0)?;
+        let mut seen = [0; 13];
+        held.read_exact_at(&mut seen, 0)?;
+        let links = again.metadata()?.nlink();
+        drop((held, again));
+        // A FUSE file is closed a moment after close(2).
+        let start = Instant::now();
+        let mut gone = Ok(());
+        while links == 0 && gone.is_ok() && start.elapsed() < Duration::from_secs(20) {
+            gone = handle.open(root.as_fd(), libc::O_RDONLY).map(drop);
+        }
+        Ok(format!("{} {links} {gone:?}", seen.escape_ascii()))
+    };
+    places.assert_same(&[("file", probe)]);
     places.finish();
 }
