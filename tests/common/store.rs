@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::sample;
 use super::snapshot::{Fields, Snapshot};
 
-/// No command of a test takes longer.
+/// No ordinary command of a test takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The program under test; FOLDFS_TEST_PROGRAM names another build of it.
@@ -80,6 +80,12 @@ impl Ran {
 /// Runs a program to its end; one that hangs is killed, and the test fails.
 #[track_caller]
 pub fn run(command: &mut Command, input: &[u8]) -> Ran {
+    run_within(PATIENCE, command, input)
+}
+
+/// The same of one that takes longer than others.
+#[track_caller]
+pub fn run_within(patience: Duration, command: &mut Command, input: &[u8]) -> Ran {
     let line = format!("{command:?}");
     let line = if line.len() > 2000 {
         format!("{}...", &line[..2000])
@@ -98,7 +104,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ran {
     let writer = thread::spawn(move || stdin.write_all(&input));
     let stdout = reader(child.stdout.take().unwrap());
     let stderr = reader(child.stderr.take().unwrap());
-    let code = wait(&mut child, PATIENCE).unwrap_or_else(|| panic!("{line} hangs"));
+    let code = wait(&mut child, patience).unwrap_or_else(|| panic!("{line} hangs"));
     // A program need not read all that it is given.
     let _unread = writer.join().unwrap();
     let stdout = stdout.join().unwrap();

@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::common::device::{Device, Kind};
-use super::common::store::{Mounted, TestStore, run};
+use super::common::store::{Mounted, TestStore, run_within};
 use super::*;
 
 /// Each operation there is.
@@ -29,6 +29,9 @@ const BLOCKS: &str = "blockmode = true\nflen = 196608\n[weights]\nread = 10\nwri
 
 /// More than fsx works on in any mode.
 const LENGTH: usize = 300_000;
+
+/// For 20,000 operations on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The seeds, and the operations with each of them.
 pub fn length() -> (Range<u64>, u64) {
@@ -59,7 +62,8 @@ impl Fsx {
         let mut command = Command::new(&self.program);
         command.args(["-S", &seed.to_string(), "-N", &operations.to_string()]);
         command.arg("-f").arg(self.place.join("fsx.toml"));
-        let ran = run(command.arg("-P").arg(&self.place).arg(file), b"");
+        command.arg("-P").arg(&self.place).arg(file);
+        let ran = run_within(PATIENCE, &mut command, b"");
         assert!(ran.clone().exits(0).text().contains("A-OK"), "{}", ran.line);
     }
 }
