@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -23,6 +24,10 @@ pub struct Config {
     pub threads: usize,
     /// Threads that answer the kernel, for each mounted image.
     pub session_threads: usize,
+    /// From the end of a daemon's pass to the next; `None`: it folds when it is told to.
+    pub interval: Option<Duration>,
+    /// How long a pass leaves a file alone after it was altered.
+    pub quiet: Duration,
 }
 
 impl Default for Config {
@@ -32,6 +37,8 @@ impl Default for Config {
             share: Share::Majority,
             threads: 0,
             session_threads: 2,
+            interval: Some(Duration::from_secs(5 * 60)),
+            quiet: Duration::from_secs(30),
         }
     }
 }
@@ -77,7 +84,33 @@ const KEYS: &[Key] = &[
             Some(())
         },
     },
+    Key {
+        name: "interval",
+        allowed: "a time from \"1s\" to \"30days\", or \"never\"",
+        set: |config, value| {
+            config.interval = match value.as_str()? {
+                "never" => None,
+                _ => Some(time(value, 1)?),
+            };
+            Some(())
+        },
+    },
+    Key {
+        name: "quiet",
+        allowed: "a time from \"0s\" to \"30days\"",
+        set: |config, value| {
+            config.quiet = time(value, 0)?;
+            Some(())
+        },
+    },
 ];
+
+/// A time like "30s", "5min" or "1h 30min", of at least so many seconds.
+fn time(value: &Value, least: u64) -> Option<Duration> {
+    let time = humantime::parse_duration(value.as_str()?).ok()?;
+    let allowed = Duration::from_secs(least)..=Duration::from_secs(30 * 24 * 60 * 60);
+    allowed.contains(&time).then_some(time)
+}
 
 fn count(value: &Value, range: std::ops::RangeInclusive<i64>) -> Option<usize> {
     let value = value.as_integer().filter(|value| range.contains(value))?;
@@ -165,13 +198,17 @@ mod tests {
 
     #[test]
     fn every_key_is_taken_over() {
-        let config =
-            parse("store = '/s'\nshare = 'all'\nthreads = 3\nsession_threads = 1").unwrap();
+        let text = "store = '/s'\nshare = 'all'\nthreads = 3\nsession_threads = 1\n\
+             interval = '1h 30min'\nquiet = '1500ms'";
+        let config = parse(text).unwrap();
         let default = Config::default();
         assert_eq!(config.store, Path::new("/s"));
         assert_eq!(config.share, Share::All);
         assert_eq!((config.threads, config.session_threads), (3, 1));
+        assert_eq!(config.interval, Some(Duration::from_secs(5400)));
+        assert_eq!(config.quiet, Duration::from_millis(1500));
         assert_ne!(config, default);
+        assert_eq!(parse("interval = 'never'").unwrap().interval, None);
     }
 
     #[test]
@@ -180,7 +217,7 @@ mod tests {
             (
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
-                 use any of: store, share, threads, session_threads",
+                 use any of: store, share, threads, session_threads, interval, quiet",
             ),
             (
                 "share = \"some\"",
@@ -189,6 +226,11 @@ mod tests {
             (
                 "threads = -1",
                 "/etc/c.toml: threads: -1 is not allowed; set it to a number from 0 to 1024",
+            ),
+            (
+                "interval = '31days'",
+                "/etc/c.toml: interval: \"31days\" is not allowed; \
+                 set it to a time from \"1s\" to \"30days\", or \"never\"",
             ),
             (
                 "store = 'here'",

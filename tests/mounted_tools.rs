@@ -12,6 +12,8 @@ mod common;
 mod behaviour;
 #[path = "mounted_tools/daemon.rs"]
 mod daemon;
+#[path = "mounted_tools/passes.rs"]
+mod passes;
 #[path = "mounted_tools/programs.rs"]
 mod programs;
 #[path = "mounted_tools/xfs.rs"]
@@ -19,7 +21,8 @@ mod xfs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use common::sample;
 use common::snapshot::{Fields, Snapshot};
@@ -93,6 +96,15 @@ fn assert_same_text(expected: &str, found: &str, what: &str) {
         expected == found,
         "{what}: in the plain directory\n{plain}in the image\n{image}"
     );
+}
+
+/// Waits until a condition holds.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Unmounts, and has the store checked.

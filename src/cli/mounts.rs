@@ -9,6 +9,7 @@ use super::arguments::DryRun;
 use super::background;
 use super::session::{self, Counterpart, Session};
 use crate::error::{Context, Error, Result};
+use crate::ops::passes::Schedule;
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
 use crate::serve::daemon::{self, Lifetime};
@@ -157,7 +158,13 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
     };
     // The lock is ours: whoever served what is mounted is gone.
     dead_mounts::clear(context.store.path())?;
-    let daemon = daemon::Daemon::new(context, session.socket(), session.config.session_threads)?;
+    let config = &session.config;
+    let schedule = Schedule {
+        interval: config.interval,
+        quiet: config.quiet,
+    };
+    let socket = session.socket();
+    let daemon = daemon::Daemon::new(context, socket, config.session_threads, schedule)?;
     if let Some(call) = first {
         let report = daemon.perform(call, &*session.progress())?;
         session.show(&report, false)?;

@@ -3,8 +3,9 @@
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
 use crate::ops::report::{
-    CheckReport, CloneReport, CollectReport, ExportReport, FoldReport, ImportReport, InitReport,
-    ListReport, MountReport, RemoveReport, RenameReport, Report, StatusReport, WhyReport,
+    CheckReport, CloneReport, CollectReport, ExportReport, FoldReport, FoldingStatus, ImportReport,
+    InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report, StatusReport,
+    WhyReport,
 };
 use crate::path_bytes::PathBytes;
 
@@ -238,6 +239,37 @@ fn status(report: &StatusReport) -> String {
         }
     }
     out.push('\n');
+    if let Some(folding) = &report.folding {
+        out.push_str(&passes(folding));
+    }
+    out
+}
+
+fn passes(folding: &FoldingStatus) -> String {
+    let next = folding.next.map_or(String::new(), |next| {
+        format!("; the next one after {} UTC", date(next))
+    });
+    let mut out = format!(
+        "passes so far {}: {} folded, {}{next}\n",
+        count(folding.passes),
+        counted(folding.folded_files, "file"),
+        bytes(folding.folded_bytes)
+    );
+    if let Some(last) = &folding.last {
+        out.push_str(&format!(
+            "last pass with something new, {} UTC: {} looked at, {} folded, {} in use, \
+             {} altered a moment ago, {} ms\n",
+            date(last.started),
+            counted(last.examined, "file"),
+            count(last.folded_files),
+            count(last.busy_files),
+            count(last.recent_files),
+            count(last.milliseconds)
+        ));
+    }
+    if let Some(error) = &folding.last_error {
+        out.push_str(&format!("last pass failed: {error}\n"));
+    }
     out
 }
 
@@ -328,7 +360,7 @@ fn mounts(report: &MountReport, done: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::report::{CollectedObject, Finding, ImageStatus, MountedImage};
+    use crate::ops::report::{CollectedObject, Finding, ImageStatus, MountedImage, PassReport};
 
     #[test]
     fn a_plan_speaks_of_what_would_be() {
@@ -368,13 +400,33 @@ mod tests {
             stored_bytes: Some(1 << 20),
             saved_bytes: Some(2 << 20),
             objects: Some(1),
+            folding: Some(FoldingStatus {
+                passes: 1_200,
+                folded_files: 1,
+                folded_bytes: 1 << 20,
+                next: Some(60),
+                last: Some(PassReport {
+                    examined: 2_000,
+                    folded_files: 1,
+                    busy_files: 2,
+                    recent_files: 3,
+                    milliseconds: 15,
+                    ..PassReport::default()
+                }),
+                last_error: Some("objects: no space".into()),
+                ..FoldingStatus::default()
+            }),
         });
         assert_eq!(
             render(&report, false),
             "IMAGE  FAMILY  ROLE   INODES  LOGICAL   SHARED  PRIVATE   STORED\n\
              web    debian  guest   9,000  3.0 MiB  2.0 MiB  1.0 MiB  1.0 MiB\n\
              \n\
-             logical 3.0 MiB, unique 3.0 MiB, stored 1.0 MiB (1 object); saved 2.0 MiB (66.7 %)\n"
+             logical 3.0 MiB, unique 3.0 MiB, stored 1.0 MiB (1 object); saved 2.0 MiB (66.7 %)\n\
+             passes so far 1,200: 1 file folded, 1.0 MiB; the next one after 1970-01-01 00:01 UTC\n\
+             last pass with something new, 1970-01-01 00:00 UTC: 2,000 files looked at, 1 folded, \
+             2 in use, 3 altered a moment ago, 15 ms\n\
+             last pass failed: objects: no space\n"
         );
     }
 

@@ -1,4 +1,4 @@
-//! The lock under which an image's names and metadata change, and the count of such changes.
+//! The lock under which an image's names and metadata change, and the counts of changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +9,20 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// metadata, exclusively by a commit of the family's shared layer.
 pub type ChangeLock = Arc<RwLock<()>>;
 
+/// How often an image was changed in this process. Outlives the live image, so that who has seen all
+/// of it once knows whether there is anything new to see.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Goes up after each change of names or metadata.
+    pub(super) changes: AtomicU64,
+    /// Goes up when somebody has ended writing to a file.
+    pub(super) writers: AtomicU64,
+}
+
 /// One image's part in its family's lock.
 pub(super) struct Change {
     lock: ChangeLock,
-    /// Goes up after each change. Outlives the live image, so that who has seen all of it once
-    /// knows whether there is anything new to see.
-    count: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 }
 
 /// Held while an image's names or metadata change.
@@ -25,19 +33,24 @@ pub(super) struct Changing<'a> {
 
 impl Change {
     pub(super) fn new(lock: ChangeLock) -> Self {
-        let count = Arc::default();
-        Self { lock, count }
+        let counts = Arc::default();
+        Self { lock, counts }
     }
 
-    /// Counts in `count` from now on.
-    pub(super) fn count_in(&mut self, count: Arc<AtomicU64>) {
-        self.count = count;
+    /// Counts in `counts` from now on.
+    pub(super) fn count_in(&mut self, counts: Arc<Counts>) {
+        self.counts = counts;
+    }
+
+    /// The counts.
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Begins a change.
     pub(super) fn read(&self) -> Changing<'_> {
         Changing {
-            count: &self.count,
+            count: &self.counts.changes,
             _lock: self.lock.read(),
         }
     }

@@ -11,7 +11,7 @@ use rustix::fs::{self, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::failure::Outcome;
-use super::handles::{FileHandle, Writer};
+use super::handles::FileHandle;
 use super::node::{Backing, Node, OpenFile};
 use super::open::ContentGuard;
 use super::{Caller, Filesystem};
@@ -181,7 +181,7 @@ impl Filesystem {
         size: u64,
         set_id: SetId,
     ) -> Outcome<()> {
-        let _writer = Writer::new(node);
+        let _writer = self.writer(node);
         let content = node.content.lock();
         self.resize(node, &content, size)?;
         self.apply_set_id(node, set_id)

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Filesystem;
+use super::change::Counts;
 use super::directory::Listing;
 use super::failure::Outcome;
 use super::node::{Backing, Node};
@@ -42,20 +43,26 @@ pub(super) struct DirectoryHandle {
 }
 
 /// One of a node's writers, as long as it lives. While there is one the node is not folded.
-pub(super) struct Writer(Arc<Node>);
+pub(super) struct Writer {
+    node: Arc<Node>,
+    counts: Arc<Counts>,
+}
 
-impl Writer {
+impl Filesystem {
     /// To be made before `node.content` is taken: a fold that has it gives up.
-    pub(super) fn new(node: &Arc<Node>) -> Self {
+    pub(super) fn writer(&self, node: &Arc<Node>) -> Writer {
         node.writers.fetch_add(1, Ordering::SeqCst);
-        Self(node.clone())
+        Writer {
+            node: node.clone(),
+            counts: self.change.counts().clone(),
+        }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        let last = self.0.writers.fetch_sub(1, Ordering::SeqCst) == 1;
+        let mut state = self.node.state.lock();
+        let last = self.node.writers.fetch_sub(1, Ordering::SeqCst) == 1;
         // A descriptor open for writing would keep fold from its read lease.
         let writable = matches!(&state.open, Some(open) if open.backing == Backing::Writable);
         let closed = match last && (writable || state.handles == 0) {
@@ -65,6 +72,7 @@ impl Drop for Writer {
         drop(state);
         // Closing the last descriptor of an unlinked file may take its time.
         drop(closed);
+        self.counts.writers.fetch_add(1, Ordering::Release);
     }
 }
 

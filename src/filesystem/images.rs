@@ -2,11 +2,12 @@
 //! same [`Filesystem`], whoever comes first.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::change::Counts;
 use super::{ChangeLock, Filesystem};
 use crate::error::{Error, Result};
 use crate::merge::view::View;
@@ -22,8 +23,8 @@ pub struct Images {
     shared: Arc<SharedLayer>,
     changes: Mutex<HashMap<FamilyId, ChangeLock>>,
     live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
-    /// How often each image was changed in this process; kept when it is not alive any more.
-    counts: Mutex<HashMap<ImageId, Arc<AtomicU64>>>,
+    /// Of each image; kept when it is not alive any more.
+    counts: Mutex<HashMap<ImageId, Arc<Counts>>>,
 }
 
 impl Images {
@@ -67,14 +68,20 @@ impl Images {
         View::open(directory, image.id, family.root, self.shared.clone())
     }
 
-    fn count(&self, image: ImageId) -> Arc<AtomicU64> {
+    fn counts(&self, image: ImageId) -> Arc<Counts> {
         self.counts.lock().entry(image).or_default().clone()
     }
 
     /// How often an image's names or metadata were changed in this process. No other process can:
     /// where this stays the same, there is nothing new to see, dead or alive.
     pub fn changes(&self, image: ImageId) -> u64 {
-        self.count(image).load(Ordering::Acquire)
+        self.counts(image).changes.load(Ordering::Acquire)
+    }
+
+    /// How often somebody ended writing to a file of an image in this process. Where this stays the
+    /// same, what was written since is being written to still.
+    pub fn writers(&self, image: ImageId) -> u64 {
+        self.counts(image).writers.load(Ordering::Acquire)
     }
 
     /// The live image, if somebody uses it.
@@ -116,7 +123,7 @@ impl Images {
         let view = self.view(&row)?;
         let change = self.change_lock(row.family);
         let mut filesystem = Filesystem::new(self.store.clone(), view, change)?;
-        filesystem.change.count_in(self.count(image));
+        filesystem.change.count_in(self.counts(image));
         let filesystem = Arc::new(filesystem);
         if self.store.access() == Access::Write {
             filesystem.recover()?;

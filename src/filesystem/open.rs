@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::Filesystem;
 use super::data::SetId;
 use super::failure::{Failure, Outcome};
-use super::handles::{FileHandle, Writer};
+use super::handles::FileHandle;
 use super::node::{Backing, Node, OpenFile, Source};
 use super::resolve::Host;
 use crate::error::Error;
@@ -75,7 +75,7 @@ impl Filesystem {
             return Err(Errno::TXTBSY.into());
         }
         let write = flags.write || flags.truncate.is_some();
-        let writer = write.then(|| Writer::new(node));
+        let writer = write.then(|| self.writer(node));
         let handle = FileHandle::new(node.clone(), writer, flags.execute);
         if let Some(set_id) = flags.truncate {
             let content = node.content.lock();

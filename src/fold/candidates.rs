@@ -18,6 +18,7 @@ use crate::store::cache::FileKey;
 use crate::store::layer::open_directory;
 use crate::store::layout;
 use crate::store::mark::{self, Mark};
+use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
 use crate::sys::xattr;
 
@@ -52,6 +53,18 @@ pub struct Candidates {
     pub files: Vec<Candidate>,
     /// How many names there are in private directories.
     pub entries: u64,
+    /// Files that were left out because they were altered a moment ago.
+    pub recent: u64,
+}
+
+/// Which private files count.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Numbers of files that are never folded.
+    pub held: &'a HashSet<Number>,
+    /// Files altered at this moment or later are about to be altered again: by ctime, which no guest
+    /// can set.
+    pub altered_before: Option<Time>,
 }
 
 struct Pending {
@@ -60,16 +73,16 @@ struct Pending {
 }
 
 impl Candidates {
-    /// Walks an image's private layer; files of the numbers `held` are left out. A guest may be at work there: what it moves meanwhile may be
+    /// Walks an image's private layer. A guest may be at work there: what it moves meanwhile may be
     /// missed, or found twice.
     ///
     /// # Errors
     /// Those of the host.
-    pub fn of(image: ImageId, dirs: &ImageDirs, held: &HashSet<Number>) -> Result<Self> {
-        Self::walk(dirs, held).about(format!("images/{image}"))
+    pub fn of(image: ImageId, dirs: &ImageDirs, choice: &Choice<'_>) -> Result<Self> {
+        Self::walk(dirs, choice).about(format!("images/{image}"))
     }
 
-    fn walk(dirs: &ImageDirs, held: &HashSet<Number>) -> rustix::io::Result<Self> {
+    fn walk(dirs: &ImageDirs, choice: &Choice<'_>) -> rustix::io::Result<Self> {
         let mut found = Self {
             directories: vec![Directory {
                 above: 0,
@@ -77,10 +90,11 @@ impl Candidates {
             }],
             files: Vec::new(),
             entries: 0,
+            recent: 0,
         };
-        found.list(dirs.index.as_fd(), INDEX, held)?;
+        found.list(dirs.index.as_fd(), INDEX, choice)?;
         let root = Arc::new(open_directory(&dirs.private, b".", OFlags::RDONLY)?);
-        let mut pending = found.descend(&root, 0, held)?;
+        let mut pending = found.descend(&root, 0, choice)?;
         while let Some(next) = pending.pop() {
             let opened = open_directory(&*next.parent, &next.directory.name, OFlags::RDONLY);
             let opened = match opened {
@@ -90,7 +104,7 @@ impl Candidates {
             };
             let position = found.directories.len() as u32;
             found.directories.push(next.directory);
-            pending.extend(found.descend(&opened, position, held)?);
+            pending.extend(found.descend(&opened, position, choice)?);
         }
         Ok(found)
     }
@@ -99,9 +113,9 @@ impl Candidates {
         &mut self,
         directory: &Arc<OwnedFd>,
         position: u32,
-        held: &HashSet<Number>,
+        choice: &Choice<'_>,
     ) -> rustix::io::Result<Vec<Pending>> {
-        let below = self.list(directory.as_fd(), position, held)?;
+        let below = self.list(directory.as_fd(), position, choice)?;
         let pending = below.into_iter().map(|name| Pending {
             parent: directory.clone(),
             directory: Directory {
@@ -117,7 +131,7 @@ impl Candidates {
         &mut self,
         directory: impl AsFd,
         position: u32,
-        held: &HashSet<Number>,
+        choice: &Choice<'_>,
     ) -> rustix::io::Result<Vec<Box<[u8]>>> {
         let directory = directory.as_fd();
         let mut below = Vec::new();
@@ -148,13 +162,22 @@ impl Candidates {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => below.push(name.into()),
                 FileType::RegularFile if stat.st_size > 0 && stat.st_blocks > 0 => {
+                    let held = choice.held;
                     if !held.is_empty() && is_held(directory, name, held)? {
+                        continue;
+                    }
+                    let key = FileKey::of(&stat);
+                    if choice
+                        .altered_before
+                        .is_some_and(|before| key.ctime >= before)
+                    {
+                        self.recent += 1;
                         continue;
                     }
                     self.files.push(Candidate {
                         directory: position,
                         name: name.into(),
-                        key: FileKey::of(&stat),
+                        key,
                         allocated: stat.st_blocks as u64 * 512,
                     });
                 }

@@ -11,9 +11,10 @@ use rayon::prelude::*;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::candidates::{Candidate, Candidates};
+use super::candidates::{Candidate, Candidates, Choice};
+use super::effort::Effort;
 use super::holds;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
 use crate::store::cache::FileKey;
@@ -21,6 +22,7 @@ use crate::store::catalog::Image;
 use crate::store::content::digest_while;
 use crate::store::digest::Digest;
 use crate::store::mark::{self, Mark, Role};
+use crate::store::metadata::Time;
 use crate::store::objects::Found;
 use crate::store::{ImageDirs, Store};
 use crate::sys::lease::ReadLease;
@@ -92,45 +94,38 @@ enum Hashed {
     Other,
 }
 
-/// A pool of so many threads; 0: one for each core.
-///
-/// # Errors
-/// The system has no threads left.
-pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|number| format!("fold-{number}"))
-        .build()
-        .map_err(|error| Error::failed("threads", error))
-}
-
-/// Finds equal files. Remembers digests in the hash cache, alters nothing else.
+/// Finds equal files, of those altered before a moment if one is given. Remembers digests in the
+/// hash cache, alters nothing else. One that was told to end leaves files out.
 ///
 /// # Errors
 /// Those of the host and the catalog.
 pub fn plan(
     images: &Images,
     subjects: Vec<Subject>,
-    threads: usize,
+    altered_before: Option<Time>,
+    effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Plan> {
     progress.message("looking for private files");
     let store = images.store();
-    pool(threads)?.install(|| {
+    effort.pool()?.install(|| {
         let subjects = subjects.into_par_iter();
         let mut images = subjects
-            .map(|subject| examine(images, subject))
+            .map(|subject| examine(images, subject, altered_before))
             .collect::<Result<Vec<_>>>()?;
-        let groups = groups(store, &mut images, progress)?;
+        let groups = groups(store, &mut images, effort, progress)?;
         Ok(Plan { images, groups })
     })
 }
 
-fn examine(images: &Images, subject: Subject) -> Result<Examined> {
+fn examine(images: &Images, subject: Subject, altered_before: Option<Time>) -> Result<Examined> {
     let store = images.store();
     let dirs = store.image_dirs(subject.image.id)?;
-    let held = holds::of(images, &subject.image)?;
-    let candidates = Candidates::of(subject.image.id, &dirs, &held)?;
+    let choice = Choice {
+        held: &holds::of(images, &subject.image)?,
+        altered_before,
+    };
+    let candidates = Candidates::of(subject.image.id, &dirs, &choice)?;
     Ok(Examined {
         subject,
         candidates,
@@ -160,7 +155,12 @@ fn known(store: &Store) -> Result<Known> {
     Ok(known)
 }
 
-fn groups(store: &Store, images: &mut [Examined], progress: &dyn Progress) -> Result<Vec<Group>> {
+fn groups(
+    store: &Store,
+    images: &mut [Examined],
+    effort: &Effort<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Group>> {
     let mut of_size: HashMap<u64, u32> = HashMap::new();
     for file in images.iter().flat_map(|image| &image.candidates.files) {
         *of_size.entry(file.key.size).or_default() += 1;
@@ -184,7 +184,7 @@ fn groups(store: &Store, images: &mut [Examined], progress: &dyn Progress) -> Re
     let unknown: Vec<usize> = (0..ids.len())
         .filter(|&index| digests[index].is_none())
         .collect();
-    let hashed = hash(store, images, &ids, &unknown, progress)?;
+    let hashed = hash(store, images, &ids, &unknown, effort, progress)?;
     let mut remembered = Vec::new();
     for (&(image, _), digest) in ids.iter().zip(&digests) {
         images[image as usize].unchanged += u64::from(digest.is_some());
@@ -241,6 +241,7 @@ fn hash(
     images: &[Examined],
     ids: &[FileId],
     unknown: &[usize],
+    effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Hashed>> {
     if unknown.is_empty() {
@@ -262,10 +263,14 @@ fn hash(
         .collect();
     let read = AtomicU64::new(0);
     let in_directory = |some: &&[usize]| -> Result<Vec<Hashed>> {
+        if effort.is_over() {
+            return Ok(some.iter().map(|_| Hashed::Busy).collect());
+        }
         let image = ids[some[0]].0 as usize;
         hash_in_directory(&images[image], &dirs[image], some, ids, &|bytes| {
             read.fetch_add(bytes, Ordering::Relaxed);
             progress.advance(bytes);
+            !effort.is_over()
         })
     };
     let hashed: Vec<Vec<Hashed>> = directories
@@ -282,7 +287,7 @@ fn hash_in_directory(
     dirs: &ImageDirs,
     some: &[usize],
     ids: &[FileId],
-    progress: &(dyn Fn(u64) + Sync),
+    go_on: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Vec<Hashed>> {
     let candidate = |index: usize| &image.candidates.files[ids[index].1 as usize];
     let about = |candidate: &Candidate| {
@@ -298,7 +303,7 @@ fn hash_in_directory(
     some.par_iter()
         .map(|&index| {
             let candidate = candidate(index);
-            hash_one(image, &directory, candidate, progress).about(about(candidate))
+            hash_one(image, &directory, candidate, go_on).about(about(candidate))
         })
         .collect()
 }
@@ -307,7 +312,7 @@ fn hash_one(
     image: &Examined,
     directory: impl AsFd,
     candidate: &Candidate,
-    progress: &(dyn Fn(u64) + Sync),
+    go_on: &(dyn Fn(u64) -> bool + Sync),
 ) -> rustix::io::Result<Hashed> {
     let open = || {
         let flags = OFlags::RDONLY
@@ -345,8 +350,7 @@ fn hash_one(
         return Ok(Hashed::Other);
     }
     let digest = digest_while(content, &|bytes| {
-        progress(bytes);
-        lease.is_none_or(|lease| !lease.is_breaking())
+        go_on(bytes) && lease.is_none_or(|lease| !lease.is_breaking())
     })?;
     Ok(match digest {
         Some(digest) => Hashed::Digest(key, digest),

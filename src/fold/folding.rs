@@ -10,8 +10,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::candidates::{Candidate, Candidates};
-use super::content::{Counts, FileId, Plan, pool};
+use super::candidates::{Candidate, Candidates, Choice};
+use super::content::{Counts, FileId, Group, Plan};
+use super::effort::Effort;
 use super::holds;
 use crate::error::Result;
 use crate::filesystem::Filesystem;
@@ -55,25 +56,39 @@ struct Folding<'a> {
 pub fn apply(
     images: &Images,
     plan: &Plan,
-    threads: usize,
+    effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Counts>> {
-    let mut counts: Vec<Counts> = plan
-        .images
-        .iter()
-        .map(|image| Counts {
-            busy: image.busy,
-            ..Counts::default()
-        })
-        .collect();
     if plan.groups.is_empty() {
         for image in &plan.images {
             finish_left(images.store(), image.subject.image.id)?;
         }
+    } else {
+        progress.message("folding equal files");
+        progress.total(plan.counts().iter().map(|counts| counts.bytes).sum());
+    }
+    let mut counts = apply_some(images, plan, &plan.groups, effort, progress)?;
+    for (counts, image) in counts.iter_mut().zip(&plan.images) {
+        counts.busy += image.busy;
+    }
+    Ok(counts)
+}
+
+/// Carries some groups of a plan out; files that were in use when the plan was made are not counted.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_some(
+    images: &Images,
+    plan: &Plan,
+    groups: &[Group],
+    effort: &Effort<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Counts>> {
+    let mut counts = vec![Counts::default(); plan.images.len()];
+    if groups.is_empty() {
         return Ok(counts);
     }
-    progress.message("folding equal files");
-    progress.total(plan.counts().iter().map(|counts| counts.bytes).sum());
     let mut targets = Vec::new();
     for image in &plan.images {
         let mounted = image.subject.mounted;
@@ -85,14 +100,17 @@ pub fn apply(
         )?);
     }
     let folding = Folding::begin(images.store(), targets, progress)?;
-    let groups = plan.groups.iter();
+    let groups = groups.iter();
     let unshared: Vec<_> = groups.clone().filter(|group| !group.is_object).collect();
     let mut equal: Vec<(FileId, Digest)> = groups
         .filter(|group| group.is_object)
         .flat_map(|group| group.files.iter().map(|&id| (id, group.digest)))
         .collect();
-    let outcome = pool(threads)?.install(|| {
+    let outcome = effort.pool()?.install(|| {
         for round in unshared.chunks(ROUND) {
+            if effort.is_over() {
+                return Ok(());
+            }
             let left = folding.round(|| {
                 let left = round
                     .par_iter()
@@ -103,8 +121,12 @@ pub fn apply(
                 equal.extend(left.iter().map(|&id| (id, group.digest)));
             }
         }
-        folding.in_directories(&mut equal, |id, digest, parent| {
-            folding.fold(id, Some(digest), parent).map(|_| ())
+        // An object that was collected meanwhile is made again.
+        folding.round(|| {
+            folding.in_directories(&mut equal, |id, digest, parent| match effort.is_over() {
+                true => Ok(()),
+                false => folding.fold(id, Some(digest), parent).map(|_| ()),
+            })
         })
     });
     for (counts, target) in counts.iter_mut().zip(folding.images) {
@@ -126,12 +148,15 @@ pub fn make_objects(
     images: &Images,
     image: &Image,
     mounted: bool,
-    threads: usize,
+    effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<(u64, u64)> {
     let dirs = images.store().image_dirs(image.id)?;
-    let held = holds::of(images, image)?;
-    let candidates = Candidates::of(image.id, &dirs, &held)?;
+    let choice = Choice {
+        held: &holds::of(images, image)?,
+        altered_before: None,
+    };
+    let candidates = Candidates::of(image.id, &dirs, &choice)?;
     let target = Target::new(images, image, mounted, &candidates)?;
     let mut files: Vec<(FileId, ())> = (0..candidates.files.len() as u32)
         .map(|file| ((0, file), ()))
@@ -143,7 +168,7 @@ pub fn make_objects(
     progress.total(candidates.files.iter().map(|file| file.key.size).sum());
     let folding = Folding::begin(images.store(), vec![target], progress)?;
     let new = Mutex::new((0, 0));
-    pool(threads)?.install(|| {
+    effort.pool()?.install(|| {
         while !files.is_empty() {
             let later = Mutex::new(Vec::new());
             let rest = files.split_off(files.len().min(ROUND));

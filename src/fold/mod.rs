@@ -4,6 +4,7 @@
 pub mod candidates;
 mod commit;
 pub mod content;
+pub mod effort;
 pub mod folding;
 mod holds;
 pub mod placement;

@@ -4,7 +4,8 @@
 use super::context::Context;
 use super::report::CloneReport;
 use crate::error::{Context as _, Error, Result};
-use crate::fold::candidates::Candidates;
+use crate::fold::candidates::{Candidates, Choice};
+use crate::fold::effort::Effort;
 use crate::fold::folding;
 use crate::progress::Progress;
 use crate::store::catalog::{Image, ImageRole, NewImage, Reads, check_name};
@@ -71,7 +72,11 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
         return Err(busy.remedy("close it, or clone without --frozen"));
     }
     let dirs = context.store.image_dirs(origin.id)?;
-    let candidates = Candidates::of(origin.id, &dirs, &Default::default())?;
+    let everything = Choice {
+        held: &Default::default(),
+        altered_before: None,
+    };
+    let candidates = Candidates::of(origin.id, &dirs, &everything)?;
     Ok(Plan {
         options: options.clone(),
         family: family.name,
@@ -99,7 +104,8 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
     // Once more for what was written meanwhile.
     for _ in 0..2 {
         let images = &context.images;
-        let (new, _) = folding::make_objects(images, origin, mounted, context.threads, progress)?;
+        let effort = Effort::full(context.threads);
+        let (new, _) = folding::make_objects(images, origin, mounted, &effort, progress)?;
         new_objects += new;
         if new == 0 {
             break;

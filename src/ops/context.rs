@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::passes::Passes;
 use crate::filesystem::images::Images;
 use crate::fold::placement::Placements;
 use crate::path_bytes::PathBytes;
@@ -21,6 +22,8 @@ pub struct Context {
     pub images: Images,
     /// Which families' placements had nothing to do.
     pub placements: Placements,
+    /// What was folded without being asked for.
+    pub passes: Passes,
     /// Threads that hash files; 0: one for each core.
     pub threads: usize,
     mounted: RwLock<Vec<(ImageId, PathBuf)>>,
@@ -33,6 +36,7 @@ impl Context {
         Self {
             images: Images::new(store.clone()),
             placements: Placements::default(),
+            passes: Passes::default(),
             store,
             threads,
             mounted: RwLock::default(),

@@ -5,6 +5,7 @@ use super::place;
 use super::report::{FamilyFold, FoldReport};
 use crate::error::{Error, Result};
 use crate::fold::content::{self, Counts, Subject};
+use crate::fold::effort::Effort;
 use crate::fold::folding;
 use crate::merge::placement;
 use crate::progress::Progress;
@@ -43,7 +44,13 @@ pub fn plan(context: &Context, options: &Options, progress: &dyn Progress) -> Re
             subjects.push(Subject { image, mounted });
         }
     }
-    let content = content::plan(&context.images, subjects, context.threads, progress)?;
+    let content = content::plan(
+        &context.images,
+        subjects,
+        None,
+        &Effort::full(context.threads),
+        progress,
+    )?;
     Ok(Plan { families, content })
 }
 
@@ -99,7 +106,12 @@ impl Plan {
 /// # Errors
 /// The host's and the catalog's; what is done by then stays done, and no view has changed.
 pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<FoldReport> {
-    let counts = folding::apply(&context.images, &plan.content, context.threads, progress)?;
+    let counts = folding::apply(
+        &context.images,
+        &plan.content,
+        &Effort::full(context.threads),
+        progress,
+    )?;
     plan.report_with(&counts, |family| {
         place::run(context, family.id, false, progress)
     })

@@ -12,6 +12,7 @@ pub mod import;
 pub mod init;
 pub mod list;
 mod new_layer;
+pub mod passes;
 mod perform;
 pub mod place;
 mod references;

@@ -151,6 +151,56 @@ pub struct FamilyFold {
     pub unshared_paths: u64,
 }
 
+/// What a daemon's pass did, over all families.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PassReport {
+    /// When it began; seconds since 1970.
+    pub started: i64,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Private files that were looked at.
+    pub examined: u64,
+    /// Private files whose content is kept once now.
+    pub folded_files: u64,
+    /// Sum of their sizes.
+    pub folded_bytes: u64,
+    /// Allocated bytes that this set free.
+    pub freed_bytes: u64,
+    /// Private files left alone because they were in use.
+    pub busy_files: u64,
+    /// Private files left alone because they were altered a moment ago.
+    pub recent_files: u64,
+    /// Paths whose most common version moved into the shared layer.
+    pub shared_paths: u64,
+    /// Paths that left the shared layer, or changed their version there.
+    pub unshared_paths: u64,
+    /// It ended early, because the daemon did.
+    pub interrupted: bool,
+}
+
+/// What a daemon folds by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FoldingStatus {
+    /// From the end of a pass to the next; `None`: there are none.
+    pub interval_seconds: Option<u64>,
+    /// How long a file is left alone after it was altered.
+    pub quiet_seconds: u64,
+    /// Passes since the daemon was started.
+    pub passes: u64,
+    /// Of these, passes before which no image had been changed.
+    pub passes_with_nothing_new: u64,
+    /// Files folded by all of them.
+    pub folded_files: u64,
+    /// Sum of their sizes.
+    pub folded_bytes: u64,
+    /// The last one that had something to look at.
+    pub last: Option<PassReport>,
+    /// Why the last one failed, if it did.
+    pub last_error: Option<String>,
+    /// When the next one begins; seconds since 1970.
+    pub next: Option<i64>,
+}
+
 /// Objects were removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectReport {
@@ -214,6 +264,8 @@ pub struct StatusReport {
     pub saved_bytes: Option<i64>,
     /// Objects in the store; `None` if one name was asked for.
     pub objects: Option<u64>,
+    /// What the daemon folds by itself; `None` if it does not, or none runs.
+    pub folding: Option<FoldingStatus>,
 }
 
 /// What one image shows and what it costs.

@@ -115,6 +115,11 @@ fn samples() -> Vec<Report> {
             stored_bytes: Some(1),
             saved_bytes: Some(1),
             objects: Some(1),
+            folding: Some(FoldingStatus {
+                last: Some(PassReport::default()),
+                last_error: Some(text()),
+                ..FoldingStatus::default()
+            }),
         }),
         Report::List(ListReport {
             families: vec![ListedFamily {

@@ -52,6 +52,7 @@ pub fn status(
         stored_bytes: None,
         saved_bytes: None,
         objects: None,
+        folding: context.passes.status(),
     };
     if name.is_none() {
         progress.message("counting the store");

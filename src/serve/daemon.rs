@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::control_server::{ControlServer, Performer};
+use super::folding::Folding;
 use super::fuse::adapter::Adapter;
 use super::fuse::mount::Mounted;
 use super::fuse::pool;
@@ -18,6 +19,7 @@ use super::mount_table;
 use super::protocol::ENDING;
 use crate::error::{Context as _, Error, Result};
 use crate::ops::Context;
+use crate::ops::passes::Schedule;
 use crate::ops::report::{MountReport, MountedImage, Report};
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::path_bytes::PathBytes;
@@ -56,7 +58,8 @@ struct Work {
 
 /// A running daemon.
 pub struct Daemon {
-    context: Context,
+    context: Arc<Context>,
+    schedule: Schedule,
     socket: PathBuf,
     session_threads: usize,
     mounts: Mutex<Vec<Serving>>,
@@ -70,9 +73,15 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon for the store of `context`, which is open for writing.
-    pub fn new(context: Context, socket: PathBuf, session_threads: usize) -> Result<Arc<Self>> {
+    pub fn new(
+        context: Context,
+        socket: PathBuf,
+        session_threads: usize,
+        schedule: Schedule,
+    ) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            context,
+            context: Arc::new(context),
+            schedule,
             socket,
             session_threads,
             mounts: Mutex::default(),
@@ -93,6 +102,7 @@ impl Daemon {
         let server = ControlServer::bind(&self.socket)?;
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
+        let folding = Folding::start(self.context.clone(), self.schedule)?;
         log::info!("serving {}", self.socket.display());
         server.serve(&**self, self.end.as_fd());
         let mut work = self.work.lock();
@@ -100,6 +110,7 @@ impl Daemon {
             self.changed.wait(&mut work);
         }
         drop(work);
+        drop(folding);
         self.unmount_all();
         Ok(())
     }

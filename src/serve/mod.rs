@@ -4,6 +4,7 @@ pub mod control_client;
 pub mod control_server;
 pub mod daemon;
 pub mod dead_mounts;
+mod folding;
 #[cfg(feature = "fuse")]
 pub mod fuse;
 pub mod mount_table;

@@ -239,12 +239,31 @@ impl TestStore {
     /// Mounts an image with options.
     #[track_caller]
     pub fn mount_with(&self, image: &str, options: &str) -> Mounted {
+        let options = [OsStr::new("-o"), options.as_ref()];
+        let given = if options[1].is_empty() { 0 } else { 2 };
+        self.mount_given(image, &options[..given])
+    }
+
+    /// Mounts an image; a daemon that is started for it has this configuration.
+    #[track_caller]
+    pub fn mount_configured(&self, image: &str, file: &Path) -> Mounted {
+        self.mount_given(
+            image,
+            &[
+                "-o".as_ref(),
+                "dev,suid".as_ref(),
+                "--config".as_ref(),
+                file.as_os_str(),
+            ],
+        )
+    }
+
+    #[track_caller]
+    fn mount_given(&self, image: &str, more: &[&OsStr]) -> Mounted {
         let path = self.place.join(format!("mnt-{image}"));
         fs::create_dir_all(&path).unwrap();
         let mut arguments: Vec<&OsStr> = vec!["mount".as_ref(), image.as_ref(), path.as_os_str()];
-        if !options.is_empty() {
-            arguments.extend(["-o".as_ref(), OsStr::new(options)]);
-        }
+        arguments.extend(more);
         self.ok(&arguments);
         assert!(is_mounted(&path), "{} is no mount", path.display());
         Mounted {

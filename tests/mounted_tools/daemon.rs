@@ -80,15 +80,6 @@ fn an_unmount_does_not_wait_for_other_namespaces() {
     finish(&store, [first]);
 }
 
-/// Waits until a condition holds.
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn a_terminated_daemon_leaves_no_mount() {
     for signal in ["TERM", "INT"] {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::filesystem::data::SetId;
-use crate::filesystem::handles::Writer;
 use crate::filesystem::open::OpenFlags;
 use crate::filesystem::rename::Entry;
 use crate::filesystem::set_attributes::Changes;
@@ -10,7 +9,7 @@ use crate::filesystem::test_image::{OLD, ROOT, TestImage, big};
 
 /// A promotion that stops before it is published, for something else to come between.
 fn promote_around(image: &TestImage, node: &Arc<Node>, between: impl FnOnce()) {
-    let _writer = Writer::new(node);
+    let _writer = image.fs.writer(node);
     let content = node.content.lock();
     let stub = image.fs.stub_to_promote(node).unwrap().unwrap();
     let object = image.fs.open_to_read(node).unwrap();

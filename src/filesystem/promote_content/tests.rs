@@ -110,7 +110,7 @@ fn a_missing_or_short_object_is_an_error_and_never_wrong_bytes() {
 fn metadata_that_changes_during_a_promotion_is_kept() {
     let image = TestImage::new();
     let node = image.node("big");
-    let _writer = crate::filesystem::handles::Writer::new(&node);
+    let _writer = image.fs.writer(&node);
     let content = node.content.lock();
     let stub = image.fs.stub_to_promote(&node).unwrap().unwrap();
     let (draft, file) = Draft::file(&image.fs.view.layer).unwrap();

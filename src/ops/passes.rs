@@ -1,0 +1,252 @@
+//! Passes: what a daemon folds by itself. A pass does what `fold` does, in small steps between which
+//! commands get their turn, and leaves alone what was altered a moment ago.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Context;
+use super::place;
+use super::report::{FoldingStatus, PassReport};
+use crate::error::Result;
+use crate::fold::content::{self, Counts, Group, Subject};
+use crate::fold::effort::Effort;
+use crate::fold::folding;
+use crate::progress::Silent;
+use crate::store::catalog::Reads;
+use crate::store::metadata::Time;
+use crate::store::number::ImageId;
+
+/// A step ends with the group in which it reaches so many files, or
+const STEP_FILES: usize = 1024;
+
+/// so many bytes.
+const STEP_BYTES: u64 = 64 << 20;
+
+/// Versions move into the shared layer and out of it when so many files were folded since they did:
+/// a stub costs one inode, comparing all images of a family much more.
+const BATCH: u64 = 100;
+
+/// When a daemon folds by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// From the end of a pass to the next; `None`: never.
+    pub interval: Option<Duration>,
+    /// How long a file is left alone after it was altered.
+    pub quiet: Duration,
+}
+
+/// How often each image was changed: names and metadata, and content.
+type Seen = Vec<(ImageId, u64, u64)>;
+
+#[derive(Default)]
+struct State {
+    /// What there was to see when a pass had nothing left to do.
+    settled: Option<Seen>,
+    /// Files folded since the last placement.
+    unplaced: u64,
+    status: FoldingStatus,
+}
+
+/// What the passes of this process did.
+#[derive(Default)]
+pub struct Passes {
+    state: Mutex<State>,
+}
+
+impl Passes {
+    /// What is to be told of them; `None` where nobody makes any.
+    pub fn status(&self) -> Option<FoldingStatus> {
+        let state = self.state.lock();
+        state.status.interval_seconds?;
+        Some(state.status.clone())
+    }
+
+    /// Notes when passes are made, and that the next one comes after `pause`.
+    pub fn plan_next(&self, schedule: &Schedule, pause: Duration) {
+        let status = &mut self.state.lock().status;
+        status.quiet_seconds = schedule.quiet.as_secs();
+        status.interval_seconds = schedule.interval.map(|interval| interval.as_secs());
+        status.next = Some(Time::now().seconds.saturating_add(seconds(pause)));
+    }
+
+    /// Notes how a pass ended.
+    fn note(&self, outcome: &Result<Option<PassReport>>) {
+        let status = &mut self.state.lock().status;
+        status.passes += 1;
+        match outcome {
+            Ok(None) => status.passes_with_nothing_new += 1,
+            Ok(Some(report)) => {
+                status.folded_files += report.folded_files;
+                status.folded_bytes += report.folded_bytes;
+                status.last = Some(report.clone());
+                status.last_error = None;
+            }
+            Err(error) => status.last_error = Some(error.to_string()),
+        }
+    }
+}
+
+/// Makes one pass over all images; `None` if none of them was changed since a pass had nothing left
+/// to do. Ends between two files when `stop` is set.
+///
+/// # Errors
+/// The host's and the catalog's; what is done by then stays done, and no view has changed.
+pub fn pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Option<PassReport>> {
+    let outcome = try_pass(context, quiet, stop);
+    context.passes.note(&outcome);
+    outcome
+}
+
+fn try_pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Option<PassReport>> {
+    let begun = Instant::now();
+    let now = Time::now();
+    let images = context.store.catalog().images()?;
+    // Before anything is looked at.
+    let seen: Seen = images
+        .iter()
+        .map(|image| {
+            let live = &context.images;
+            (image.id, live.changes(image.id), live.writers(image.id))
+        })
+        .collect();
+    if context.passes.state.lock().settled.as_ref() == Some(&seen) {
+        return Ok(None);
+    }
+    let mut report = PassReport {
+        started: now.seconds,
+        ..PassReport::default()
+    };
+    let subjects = images.into_iter().map(|image| {
+        let mounted = !context.mounted_on(image.id).is_empty();
+        Subject { image, mounted }
+    });
+    let effort = Effort::background(stop);
+    let plan = content::plan(
+        &context.images,
+        subjects.collect(),
+        Some(earlier(now, quiet)),
+        &effort,
+        &Silent,
+    )?;
+    for image in &plan.images {
+        report.examined += image.candidates.files.len() as u64;
+        report.recent_files += image.candidates.recent;
+        report.busy_files += image.busy;
+    }
+    for step in steps(&plan.groups, |group| bytes_of(&plan, group)) {
+        if effort.is_over() {
+            break;
+        }
+        let _alone = context.alone();
+        for counts in folding::apply_some(&context.images, &plan, step, &effort, &Silent)? {
+            add(&mut report, &counts);
+        }
+    }
+    place_if_enough(context, &effort, &mut report)?;
+    report.interrupted = effort.is_over();
+    report.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let left = report.busy_files + report.recent_files > 0 || report.interrupted;
+    context.passes.state.lock().settled = (!left).then_some(seen);
+    Ok(Some(report))
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn earlier(time: Time, by: Duration) -> Time {
+    let borrows = time.nanoseconds < by.subsec_nanos();
+    let nanoseconds = time.nanoseconds + if borrows { 1_000_000_000 } else { 0 };
+    Time {
+        seconds: time.seconds.saturating_sub(seconds(by)) - i64::from(borrows),
+        nanoseconds: nanoseconds - by.subsec_nanos(),
+    }
+}
+
+fn add(report: &mut PassReport, counts: &Counts) {
+    report.folded_files += counts.files;
+    report.folded_bytes += counts.bytes;
+    report.freed_bytes += counts.freed;
+    report.busy_files += counts.busy;
+}
+
+fn bytes_of(plan: &content::Plan, group: &Group) -> u64 {
+    let sizes = group.files.iter().map(|&id| plan.file(id).key.size);
+    sizes.sum()
+}
+
+/// Pieces of a plan, each of at least one group.
+fn steps(groups: &[Group], bytes: impl Fn(&Group) -> u64) -> impl Iterator<Item = &[Group]> {
+    let mut rest = groups;
+    std::iter::from_fn(move || {
+        let (mut files, mut total) = (0, 0);
+        let enough = rest.iter().position(|group| {
+            files += group.files.len();
+            total += bytes(group);
+            files >= STEP_FILES || total >= STEP_BYTES
+        });
+        let (step, later) = rest.split_at(enough.map_or(rest.len(), |last| last + 1));
+        rest = later;
+        (!step.is_empty()).then_some(step)
+    })
+}
+
+fn place_if_enough(context: &Context, effort: &Effort<'_>, report: &mut PassReport) -> Result<()> {
+    let is_enough = {
+        let mut state = context.passes.state.lock();
+        state.unplaced += report.folded_files;
+        state.unplaced >= BATCH
+    };
+    if !is_enough || effort.is_over() {
+        return Ok(());
+    }
+    for family in context.store.catalog().families()? {
+        let _alone = context.alone();
+        let placed = place::run(context, family.id, false, &Silent)?;
+        report.shared_paths += placed.shared;
+        report.unshared_paths += placed.replaced + placed.withdrawn;
+    }
+    context.passes.state.lock().unplaced = 0;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::digest::Digest;
+
+    #[test]
+    fn a_time_before_another() {
+        let time = |seconds, nanoseconds| Time {
+            seconds,
+            nanoseconds,
+        };
+        let half = Duration::from_millis(1500);
+        assert_eq!(earlier(time(10, 600_000_000), half), time(9, 100_000_000));
+        assert_eq!(earlier(time(10, 400_000_000), half), time(8, 900_000_000));
+        assert_eq!(earlier(time(10, 4), Duration::ZERO), time(10, 4));
+    }
+
+    #[test]
+    fn steps_are_bounded_and_leave_nothing_out() {
+        let group = |number: u8, files: u32| Group {
+            digest: Digest::of(&[number]),
+            is_object: false,
+            files: (0..files).map(|file| (0, file)).collect(),
+        };
+        let groups = [
+            group(0, 1000),
+            group(1, 24),
+            group(2, 5000),
+            group(3, 2),
+            group(4, 2),
+        ];
+        let lengths =
+            |bytes: u64| -> Vec<usize> { steps(&groups, |_| bytes).map(<[_]>::len).collect() };
+        assert_eq!(lengths(1), [2, 1, 2]);
+        assert_eq!(lengths(STEP_BYTES), [1; 5]);
+        assert_eq!(steps(&[], |_| 1).count(), 0);
+    }
+}

@@ -1,0 +1,113 @@
+//! The daemon's thread that folds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Context as _, Error, Result};
+use crate::ops::Context;
+use crate::ops::passes::{self, Schedule};
+
+#[derive(Default)]
+struct Stop {
+    /// A pass looks at this between two files.
+    flag: AtomicBool,
+    /// Who waits for the next pass waits for this.
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// Waits, unless it is time to end; whether to go on.
+    fn wait(&self, time: Duration) -> bool {
+        let mut lock = self.lock.lock();
+        if !self.flag.load(Ordering::Relaxed) {
+            self.changed.wait_for(&mut lock, time);
+        }
+        !self.flag.load(Ordering::Relaxed)
+    }
+}
+
+/// A thread that makes passes until it is dropped; that waits for the file it has in its hands.
+pub(super) struct Folding {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Folding {
+    /// Starts the thread, if the schedule has passes at all.
+    ///
+    /// # Errors
+    /// The system has no threads left.
+    pub(super) fn start(context: Arc<Context>, schedule: Schedule) -> Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let Some(interval) = schedule.interval else {
+            return Ok(Self { stop, thread: None });
+        };
+        let stopped = stop.clone();
+        let work = move || {
+            // What changed while no daemon ran is found soon, but guests come first.
+            let mut pause = interval.min(schedule.quiet);
+            loop {
+                context.passes.plan_next(&schedule, pause);
+                if !stopped.wait(pause) {
+                    return;
+                }
+                make_pass(&context, &schedule, &stopped.flag);
+                pause = interval;
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("passes".into())
+            .spawn(work)
+            .about("a thread")?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Folding {
+    fn drop(&mut self) {
+        {
+            let _lock = self.stop.lock.lock();
+            self.stop.flag.store(true, Ordering::Relaxed);
+        }
+        self.stop.changed.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("{}", Error::failed("the thread that folds", "it panicked"));
+        }
+    }
+}
+
+fn make_pass(context: &Context, schedule: &Schedule, stop: &AtomicBool) {
+    match passes::pass(context, schedule.quiet, stop) {
+        Ok(None) => log::debug!("pass: nothing was changed"),
+        Ok(Some(pass)) => {
+            let text = format!(
+                "pass: {} files looked at, {} folded ({} bytes), {} in use, {} altered a moment ago, {} paths shared, {} no more, {} ms",
+                pass.examined,
+                pass.folded_files,
+                pass.folded_bytes,
+                pass.busy_files,
+                pass.recent_files,
+                pass.shared_paths,
+                pass.unshared_paths,
+                pass.milliseconds
+            );
+            let level = match pass.folded_files {
+                0 => log::Level::Debug,
+                _ => log::Level::Info,
+            };
+            log::log!(level, "{text}");
+        }
+        // The next one tries again.
+        Err(error) => log::warn!("pass: {error}"),
+    }
+}
