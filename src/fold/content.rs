@@ -124,6 +124,7 @@ fn examine(images: &Images, subject: Subject, altered_before: Option<Time>) -> R
     let choice = Choice {
         held: &holds::of(images, &subject.image)?,
         altered_before,
+        with_holes: false,
     };
     let candidates = Candidates::of(subject.image.id, &dirs, &choice)?;
     Ok(Examined {

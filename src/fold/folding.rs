@@ -155,6 +155,7 @@ pub fn make_objects(
     let choice = Choice {
         held: &holds::of(images, image)?,
         altered_before: None,
+        with_holes: true,
     };
     let candidates = Candidates::of(image.id, &dirs, &choice)?;
     let target = Target::new(images, image, mounted, &candidates)?;

@@ -75,6 +75,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
     let everything = Choice {
         held: &Default::default(),
         altered_before: None,
+        with_holes: true,
     };
     let candidates = Candidates::of(origin.id, &dirs, &everything)?;
     Ok(Plan {

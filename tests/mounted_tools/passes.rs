@@ -136,3 +136,24 @@ fn passes_are_as_the_configuration_says() {
     assert_eq!(folding(&store), Value::Null);
     finish(&store, images);
 }
+
+#[test]
+fn holes_do_not_keep_a_fold_busy() {
+    let Some(store) = twins("holes_do_not_keep_a_fold_busy") else {
+        return;
+    };
+    let images = ["first", "second"].map(|image| store.mount(image));
+    for image in &images {
+        script(
+            &image.path,
+            "truncate -s 10T var/hollow; echo end >> var/hollow; \
+             truncate -s 4M var/half; seq 100000 >> var/half",
+        )
+        .exits(0);
+    }
+    let report = store.ok(&["fold", "--json"]).json();
+    assert_eq!(report["families"][0]["folded_files"], 2, "{report}");
+    assert_eq!(role(&store, "first", "/var/half"), "stub");
+    assert_eq!(role(&store, "first", "/var/hollow"), "file");
+    finish(&store, images);
+}
