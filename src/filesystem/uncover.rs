@@ -65,6 +65,8 @@ impl Filesystem {
         if wanted.remove(&Number::ROOT) {
             paths.insert(Number::ROOT, PrivatePath::new());
         }
+        // A guest may be at work: what the walk has seen must still be there when it goes down.
+        let _names = self.names.read();
         private_directories(&self.view, &mut |path, mark, _| {
             if wanted.remove(&mark.number) {
                 paths.insert(mark.number, path.clone());
