@@ -13,6 +13,8 @@ cache=$trees/cache
 arch=$(dpkg --print-architecture)
 # What the demo installs into both images through their mounts.
 readonly EXTRA_PACKAGE=nano
+# What tests/real_software.rs runs in an image.
+readonly WORKSHOP=gcc,git,libc6-dev,make,rsync,sqlite3,systemd
 
 usage() {
     cat <<'TEXT'
@@ -25,6 +27,7 @@ usage: scripts/trees.sh NAME...
   upgraded     minbase after a dist-upgrade with the security updates
   otherrelease minbase of another Debian release
   changed200   minbase with 200 files changed
+  workshop     minbase and what tests/real_software.rs runs in an image
   standard     a standard system with a kernel
   all          all of them
 Set FOLDFS_TREES to keep them elsewhere than in target/trees.
@@ -185,6 +188,7 @@ build() (
         web) bootstrap "$dir" minbase nginx "$(release_line)" 'scripts/trees.sh --fetch-extra "$1"' ;;
         app) bootstrap "$dir" minbase python3 "$(release_line)" 'scripts/trees.sh --fetch-extra "$1"' ;;
         postgresql) bootstrap "$dir" minbase postgresql "$(release_line)" ;;
+        workshop) bootstrap "$dir" minbase "$WORKSHOP" "$(release_line)" ;;
         numpy) bootstrap "$dir" minbase python3,python3-numpy "$(release_line)" ;;
         standard) bootstrap "$dir" standard "$kernel" "$(release_line)" ;;
         otherrelease)
