@@ -18,19 +18,12 @@ use common::model::{Model, Outcome};
 use common::op::{self, Op};
 use common::snapshot::{Depth, Fields, Snapshot};
 use common::store::TestStore;
+use common::user::User;
 use common::{at, sample};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, Gid, Mode, Uid, chmodat, chownat};
 use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-
-/// A user, and the groups beside the own one.
-#[derive(Debug, Clone, Copy)]
-struct User {
-    uid: u32,
-    gid: u32,
-    groups: &'static [u32],
-}
 
 const USERS: [User; 5] = [
     User {
