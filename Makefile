@@ -22,6 +22,7 @@ build: ## the program, as target/release/foldfs
 	$(CARGO) build --release --locked
 
 test: ## every test that this machine and user can run (root and /dev/fuse: all of them)
+	@[ "$$(id -u)" -ne 0 ] || scripts/install-deps.sh build test
 	$(CARGO) test --doc --locked --quiet
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; exec $(CARGO) nextest run --locked --no-fail-fast; \
