@@ -13,8 +13,12 @@ mod common;
 mod compiler;
 #[path = "real_software/copies.rs"]
 mod copies;
+#[path = "real_software/git.rs"]
+mod git;
 #[path = "real_software/overlay.rs"]
 mod overlay;
+#[path = "real_software/packages.rs"]
+mod packages;
 #[path = "real_software/postgresql.rs"]
 mod postgresql;
 #[path = "real_software/sqlite.rs"]
