@@ -75,7 +75,8 @@ pub fn directory(root: &Path) -> Description {
         let length = rustix::fs::llistxattr(&path, &mut list[..]).unwrap();
         for name in list[..length]
             .split(|&byte| byte == 0)
-            .filter(|name| !name.is_empty())
+            // xfs lists ACLs a second time.
+            .filter(|name| !name.is_empty() && !name.starts_with(b"trusted.SGI_ACL_"))
         {
             let mut value = vec![0; 65536];
             let length = rustix::fs::lgetxattr(&path, name, &mut value[..]).unwrap();

@@ -405,7 +405,7 @@ fn work_goes_on_while_folding() {
 }
 
 /// Makes, rewrites, renames and removes files that are alike in both images, and reads all back.
-fn churn(root: &Path, image: usize, worker: usize) {
+pub(super) fn churn(root: &Path, image: usize, worker: usize) {
     let own = root.join(format!("usr/lib/worker-{worker}"));
     fs::create_dir(&own).unwrap();
     for round in 0..120u32 {

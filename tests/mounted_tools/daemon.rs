@@ -280,3 +280,30 @@ fn a_daemon_whose_store_was_deleted_ends() {
         assert!(!is_mounted(&first.path), "{signal:?}");
     }
 }
+
+/// Beside guests at work nothing that is half done may be taken for damage.
+#[test]
+fn a_check_beside_guests_at_work_finds_nothing() {
+    let Some(store) = twins("a_check_beside_guests_at_work") else {
+        return;
+    };
+    let images = ["first", "second"].map(|image| store.mount(image));
+    thread::scope(|scope| {
+        let places = images.iter().enumerate();
+        let workers: Vec<_> = places
+            .flat_map(|(image, mounted)| (0..2).map(move |worker| (image, worker, &mounted.path)))
+            .map(|(image, worker, root)| {
+                scope.spawn(move || super::behaviour::churn(root, image, worker))
+            })
+            .collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            store.ok(&["check"]);
+            store.ok(&["fold"]);
+            store.ok(&["status"]);
+        }
+        workers
+            .into_iter()
+            .for_each(|worker| worker.join().unwrap());
+    });
+    finish(&store, images);
+}

@@ -1,8 +1,9 @@
 //! `check`: proves that a store is sound. The catalog against itself and the objects, private layers
 //! against both; whatever does not fit is a finding, never a reason to stop looking.
 //!
-//! Run beside a writer it may see a change half-way: the daemon, which knows who writes, holds the
-//! names of the live images meanwhile.
+//! Beside guests at work it may see a change half-way. So an image in which something is found is
+//! looked at again while changes of its family wait, and a missing object while no operation runs.
+//! Both hold in the process that the guests are served by; no other can be sure.
 
 mod layers;
 mod objects;
@@ -18,7 +19,7 @@ use super::report::{CheckReport, Finding};
 use crate::error::{Context as _, Result};
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
-use crate::store::catalog::Reads;
+use crate::store::catalog::{Image, Reads};
 use crate::store::digest::Digest;
 use crate::store::{layer, layout};
 
@@ -56,6 +57,17 @@ impl Findings {
         });
     }
 
+    /// Takes over what was found in one image.
+    fn absorb(&mut self, image: Findings) {
+        let report = &mut self.report;
+        report.entries += image.report.entries;
+        report.findings.extend(image.report.findings);
+        report.redundant.extend(image.report.redundant);
+        for (digest, (size, who)) in image.references {
+            self.refer(digest, size, &who);
+        }
+    }
+
     /// `who` says that there is an object of that size.
     fn refer(&mut self, digest: Digest, size: u64, who: &str) {
         let (known, first) = self
@@ -87,15 +99,33 @@ pub fn run(context: &Context, options: Options, progress: &dyn Progress) -> Resu
     }
     for image in catalog.images()? {
         progress.message(&format!("image {}", image.name));
-        if let Err(error) = layers::check(context, &image, next_number, &mut findings) {
-            findings.add(error.object, error.cause, &error.remedy);
-        }
+        findings.absorb(layer(context, &image)?);
         findings.report.images += 1;
     }
     directories(context, &mut findings)?;
     progress.message("objects");
-    objects::check(context.store.objects(), options, progress, &mut findings)?;
+    objects::check(context, options, progress, &mut findings)?;
     Ok(findings.report)
+}
+
+/// One image's private layer.
+fn layer(context: &Context, image: &Image) -> Result<Findings> {
+    let look = || {
+        let mut findings = Findings::default();
+        // Now: guests make new ones all the time.
+        let next_number = context.store.catalog().next_number()?;
+        if let Err(error) = layers::check(context, image, next_number, &mut findings) {
+            findings.add(error.object, error.cause, &error.remedy);
+        }
+        Ok(findings)
+    };
+    let found = look()?;
+    if found.report.findings.is_empty() {
+        return Ok(found);
+    }
+    let change = context.images.change_lock(image.family);
+    let _unchanged = change.write();
+    look()
 }
 
 /// An import has made an image's directory shortly before its row.

@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 use super::{Findings, Options};
 use crate::error::Result;
+use crate::ops::context::Context;
 use crate::progress::Progress;
 use crate::store::digest::Digest;
 use crate::store::layout;
-use crate::store::objects::{Found, Objects};
+use crate::store::objects::Found;
 
 const REMEDY: &str = "import an image that has this file, or restore the object from a backup";
 
@@ -16,11 +17,12 @@ fn path(digest: &Digest) -> String {
 }
 
 pub(super) fn check(
-    objects: &Objects,
+    context: &Context,
     options: Options,
     progress: &dyn Progress,
     findings: &mut Findings,
 ) -> Result<()> {
+    let objects = context.store.objects();
     let mut there: Vec<(Digest, u64)> = Vec::new();
     let mut missing = std::mem::take(&mut findings.references);
     objects.for_each(|found| {
@@ -63,6 +65,17 @@ pub(super) fn check(
     findings.report.objects = there.len() as u64;
     let mut missing: Vec<_> = missing.into_iter().collect();
     missing.sort();
+    if !missing.is_empty() {
+        // A fold gives what it has made an object of its name before it lets others go on.
+        let _alone = context.alone();
+        let mut still = Vec::new();
+        for (digest, who) in missing {
+            if !objects.exists(&digest)? {
+                still.push((digest, who));
+            }
+        }
+        missing = still;
+    }
     for (digest, (_, who)) in missing {
         findings.add(
             path(&digest),
