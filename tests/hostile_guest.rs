@@ -59,6 +59,8 @@ fn can_run(test: &str) -> bool {
 
 /// An image of a store that this process has open.
 fn open_image(bystanders: &Bystanders, name: &str) -> Arc<Filesystem> {
+    // A daemon ends a moment after its last mount.
+    bystanders.store.wait_for_daemons();
     let store = Arc::new(Store::open(&bystanders.store.path, Access::Write).unwrap());
     let image = store.catalog().image_by_name(name).unwrap().unwrap();
     Images::new(store).filesystem(image.id).unwrap()

@@ -22,7 +22,7 @@ pub mod store;
 pub mod user;
 
 use std::path::PathBuf;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 use rustix::fs::Mode;
 use tempfile::TempDir;
@@ -53,8 +53,9 @@ fn place() -> PathBuf {
 /// Whether [`scratch`] is on xfs.
 pub fn on_xfs() -> bool {
     const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
-    let found = rustix::fs::statfs(place()).unwrap();
-    found.f_type == XFS_SUPER_MAGIC
+    // Asked first by root; others may not see the place.
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| rustix::fs::statfs(place()).unwrap().f_type == XFS_SUPER_MAGIC)
 }
 
 /// What keeps a test that needs root from running.
