@@ -24,6 +24,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use common::assert_same_text;
 use common::sample;
 use common::snapshot::{Fields, Snapshot};
 use common::store::{Mounted, Ran, TestStore, run};
@@ -82,22 +83,6 @@ fn same_as_plain(test: &str, text: &str) {
     finish(&store, [first, second]);
 }
 
-/// Panics with the lines that are not in both.
-#[track_caller]
-fn assert_same_text(expected: &str, found: &str, what: &str) {
-    let only = |a: &str, b: &str| -> String {
-        let lines = a
-            .lines()
-            .filter(|line| !b.lines().any(|other| other == *line));
-        lines.map(|line| format!("{line}\n")).collect()
-    };
-    let (plain, image) = (only(expected, found), only(found, expected));
-    assert!(
-        expected == found,
-        "{what}: in the plain directory\n{plain}in the image\n{image}"
-    );
-}
-
 /// Waits until a condition holds.
 fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
@@ -115,9 +100,8 @@ fn finish(store: &TestStore, mounts: impl IntoIterator<Item = Mounted>) {
 }
 
 fn installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
-    common::can_run(program, (!there).then_some("it is not installed"))
+    let missing = (!common::installed(program)).then_some("it is not installed");
+    common::can_run(program, missing)
 }
 
 #[test]

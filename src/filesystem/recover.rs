@@ -17,8 +17,7 @@ use crate::sys::durable;
 
 impl Filesystem {
     /// Empties `orphans/` and removes the files in `index/` that have no name, and tokens without a
-    /// file. Before the first
-    /// operation of this instance, in a store that is open for writing.
+    /// file. Before the first operation of this instance, in a store that is open for writing.
     ///
     /// # Errors
     /// Those of the host and the catalog.

@@ -118,9 +118,10 @@ fn try_pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Opt
         started: now.seconds,
         ..PassReport::default()
     };
-    let subjects = images.into_iter().map(|image| {
-        let mounted = !context.mounted_on(image.id).is_empty();
-        Subject { image, mounted }
+    // Any image may be mounted before the pass has ended.
+    let subjects = images.into_iter().map(|image| Subject {
+        image,
+        mounted: true,
     });
     let effort = Effort::background(stop);
     let plan = content::plan(

@@ -31,7 +31,8 @@ impl Stop {
     }
 }
 
-/// A thread that makes passes until it is dropped; that waits for the file it has in its hands.
+/// A thread that makes passes until it is dropped; that waits for the file, or the family's placement,
+/// that it has in its hands.
 pub(super) struct Folding {
     stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,

@@ -83,3 +83,25 @@ pub fn fix_umask() {
 
 /// The umask of every test process.
 pub const UMASK: u32 = 0o022;
+
+/// Whether a program is there.
+pub fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
+}
+
+/// Panics with the lines that are not in both.
+#[track_caller]
+pub fn assert_same_text(expected: &str, found: &str, what: &str) {
+    let only = |a: &str, b: &str| -> String {
+        let lines = a
+            .lines()
+            .filter(|line| !b.lines().any(|other| other == *line));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    let (plain, image) = (only(expected, found), only(found, expected));
+    assert!(
+        expected == found,
+        "{what}: in the plain directory\n{plain}in the image\n{image}"
+    );
+}

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::installed;
 use crate::common::snapshot::{Fields, Snapshot};
 use crate::common::store::run;
-use crate::workshop::{Workshop, installed};
+use crate::workshop::Workshop;
 
 /// Copies everything below `$1` to below `$2` by a command, both ways.
 #[track_caller]

@@ -6,10 +6,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::common;
 use crate::common::sample;
 use crate::common::snapshot::{Fields, Snapshot};
 use crate::common::store::{LET_GO, Mounted, Ran, TestStore, run_within};
+use crate::common::{self, assert_same_text, installed};
 
 /// Nothing that runs in a chroot takes longer, a cold archive included.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -205,12 +205,6 @@ pub fn debian_tree(test: &str, name: &str) -> Option<PathBuf> {
     Some(fs::canonicalize(trees.join(name)).unwrap())
 }
 
-/// Whether a program is there.
-pub fn installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
-}
-
 /// The snapshot without contents and sizes of what lies at or below these paths.
 fn without_content(mut snapshot: Snapshot, varying: &[&str]) -> Snapshot {
     for (path, entry) in &mut snapshot.entries {
@@ -223,20 +217,4 @@ fn without_content(mut snapshot: Snapshot, varying: &[&str]) -> Snapshot {
         }
     }
     snapshot
-}
-
-/// Panics with the lines that are not in both.
-#[track_caller]
-pub fn assert_same_text(expected: &str, found: &str, what: &str) {
-    let only = |a: &str, b: &str| -> String {
-        let lines = a
-            .lines()
-            .filter(|line| !b.lines().any(|other| other == *line));
-        lines.map(|line| format!("{line}\n")).collect()
-    };
-    let (plain, image) = (only(expected, found), only(found, expected));
-    assert!(
-        expected == found,
-        "{what}: in the plain directory\n{plain}in the image\n{image}"
-    );
 }

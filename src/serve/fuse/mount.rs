@@ -141,7 +141,7 @@ impl Mounted {
     /// Whether the kernel has let go of the connection, which it does with the last mount of it.
     fn connection_ends(&self) -> bool {
         let mut fds = [PollFd::new(&self.device, PollFlags::empty())];
-        let ready = rustix::event::poll(&mut fds, Some(&LAST_USES));
+        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&LAST_USES)));
         ready.is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
 
