@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use crate::error::{Context, Error, Result};
 use crate::store::catalog::Share;
+use crate::store::verification::Rate;
 
 /// What is read when `--config` is not given, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/foldfs/config.toml";
@@ -28,6 +29,8 @@ pub struct Config {
     pub interval: Option<Duration>,
     /// How long a pass leaves a file alone after it was altered.
     pub quiet: Duration,
+    /// Which share of the objects that guests open a daemon verifies first.
+    pub verify: Rate,
 }
 
 impl Default for Config {
@@ -39,6 +42,7 @@ impl Default for Config {
             session_threads: 2,
             interval: Some(Duration::from_secs(5 * 60)),
             quiet: Duration::from_secs(30),
+            verify: Rate::NEVER,
         }
     }
 }
@@ -100,6 +104,19 @@ const KEYS: &[Key] = &[
         allowed: "a time from \"0s\" to \"30days\"",
         set: |config, value| {
             config.quiet = time(value, 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "verify",
+        allowed: "\"never\", \"always\" or a number from 0.0 to 1.0",
+        set: |config, value| {
+            config.verify = match value {
+                Value::String(word) if word == "never" => Rate::NEVER,
+                Value::String(word) if word == "always" => Rate::ALWAYS,
+                Value::Integer(share) => Rate::new(*share as f64)?,
+                value => Rate::new(value.as_float()?)?,
+            };
             Some(())
         },
     },
@@ -199,7 +216,7 @@ mod tests {
     #[test]
     fn every_key_is_taken_over() {
         let text = "store = '/s'\nshare = 'all'\nthreads = 3\nsession_threads = 1\n\
-             interval = '1h 30min'\nquiet = '1500ms'";
+             interval = '1h 30min'\nquiet = '1500ms'\nverify = 0.01";
         let config = parse(text).unwrap();
         let default = Config::default();
         assert_eq!(config.store, Path::new("/s"));
@@ -207,6 +224,10 @@ mod tests {
         assert_eq!((config.threads, config.session_threads), (3, 1));
         assert_eq!(config.interval, Some(Duration::from_secs(5400)));
         assert_eq!(config.quiet, Duration::from_millis(1500));
+        assert_eq!(Some(config.verify), Rate::new(0.01));
+        assert_eq!(parse("verify = 'always'").unwrap().verify, Rate::ALWAYS);
+        assert_eq!(parse("verify = 1").unwrap().verify, Rate::ALWAYS);
+        parse("verify = 1.5").unwrap_err();
         assert_ne!(config, default);
         assert_eq!(parse("interval = 'never'").unwrap().interval, None);
     }
@@ -217,7 +238,7 @@ mod tests {
             (
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
-                 use any of: store, share, threads, session_threads, interval, quiet",
+                 use any of: store, share, threads, session_threads, interval, quiet, verify",
             ),
             (
                 "share = \"some\"",

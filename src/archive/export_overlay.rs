@@ -136,6 +136,8 @@ impl Contents<'_> {
             return Ok(());
         }
         let object = self.objects.open(digest)?;
+        let verification = self.objects.verification();
+        verification.examine_all(object.as_fd(), digest, size)?;
         let about = || format!("object {digest}");
         let write = || -> rustix::io::Result<()> {
             let name = layout::object_directory(digest);

@@ -1,6 +1,6 @@
 //! What an export reads: a tree, entry by entry. An image's view is one, a staged import another.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::staged::StagedImport;
@@ -9,6 +9,7 @@ use crate::merge::lookup::Item;
 use crate::merge::view::View;
 use crate::merge::walk::{self, Visit};
 use crate::path_bytes::PathBytes;
+use crate::store::digest::Digest;
 use crate::store::entry;
 use crate::store::mark::{DirectoryRole, Role};
 use crate::store::metadata::{Content, FileType, Metadata, SharedInode};
@@ -131,6 +132,17 @@ pub struct ImageSource<'a> {
 }
 
 impl ImageSource<'_> {
+    /// Opens an object; what an export writes is to be true.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub(super) fn open_object(&self, digest: &Digest, size: u64) -> Result<OwnedFd> {
+        let file = self.objects.open(digest)?;
+        let verification = self.objects.verification();
+        verification.examine_all(file.as_fd(), digest, size)?;
+        Ok(file)
+    }
+
     /// Content and metadata of what is visited, and whether it may have several names.
     pub(super) fn describe(&self, visit: &Visit<'_>) -> Result<(Content, Metadata, bool)> {
         let (stat, mark) = match visit.item {
@@ -182,8 +194,8 @@ impl ViewSource for ImageSource<'_> {
             let open = || match &content {
                 Content::Regular {
                     digest: Some(digest),
-                    ..
-                } => self.objects.open(digest),
+                    size,
+                } => self.open_object(digest, *size),
                 _ => visit
                     .open_private(self.view)?
                     .ok_or_else(|| Error::failed(PathBytes::from(visit.path), "it has no content")),

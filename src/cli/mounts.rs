@@ -159,6 +159,8 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
     // The lock is ours: whoever served what is mounted is gone.
     dead_mounts::clear(context.store.path())?;
     let config = &session.config;
+    let objects = context.store.objects();
+    objects.verification().set_rate(config.verify);
     let schedule = Schedule {
         interval: config.interval,
         quiet: config.quiet,

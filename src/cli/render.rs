@@ -242,6 +242,11 @@ fn status(report: &StatusReport) -> String {
     if let Some(folding) = &report.folding {
         out.push_str(&passes(folding));
     }
+    for digest in &report.damaged {
+        out.push_str(&format!(
+            "damaged: object {digest}; run `foldfs check --content`\n"
+        ));
+    }
     out
 }
 
@@ -416,6 +421,7 @@ mod tests {
                 last_error: Some("objects: no space".into()),
                 ..FoldingStatus::default()
             }),
+            damaged: Vec::new(),
         });
         assert_eq!(
             render(&report, false),

@@ -15,6 +15,7 @@ use super::handles::FileHandle;
 use super::node::{Backing, Node, OpenFile};
 use super::open::ContentGuard;
 use super::{Caller, Filesystem};
+use crate::store::verification::damaged;
 use crate::sys::copy;
 use crate::sys::durable::{self, Step};
 
@@ -41,10 +42,22 @@ const COPY_MAX: u64 = 0x7fff_f000;
 
 impl Filesystem {
     /// pread(2): fills the buffer as far as the file goes; the length read.
+    ///
+    /// # Errors
+    /// EIO where the content is damaged; the host's.
     pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Outcome<usize> {
         let handle = self.handles.file(handle)?;
         let open = self.open_to_read(&handle.node)?;
-        Ok(copy::read_at(&open.file, buffer, offset)?)
+        let length = copy::read_at(&open.file, buffer, offset)?;
+        if let Backing::Object {
+            size,
+            digest: Some(digest),
+        } = &open.backing
+            && length as u64 != size.saturating_sub(offset).min(buffer.len() as u64)
+        {
+            return Err(damaged(digest, "its size has changed").into());
+        }
+        Ok(length)
     }
 
     /// pwrite(2): writes all, or as much as there is room for; the length written.

@@ -357,7 +357,10 @@ impl Filesystem {
         if state.open.is_some() {
             state.open = Some(Arc::new(OpenFile {
                 file,
-                backing: Backing::Object { size: bytes },
+                backing: Backing::Object {
+                    size: bytes,
+                    digest: Some(digest),
+                },
                 shown_times: AtomicBool::new(false),
             }));
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use parking_lot::Mutex;
 
+use crate::store::digest::Digest;
 use crate::store::mark::DirectoryRole;
 use crate::store::metadata::{FileType, Time};
 use crate::store::number::Number;
@@ -48,6 +49,8 @@ pub enum Backing {
     Object {
         /// Bytes.
         size: u64,
+        /// Which; none where the size is 0.
+        digest: Option<Digest>,
     },
     /// The private file, open for reading.
     Private,

@@ -15,7 +15,6 @@ use super::failure::{Failure, Outcome};
 use super::handles::FileHandle;
 use super::node::{Backing, Node, OpenFile, Source};
 use super::resolve::Host;
-use crate::error::Error;
 use crate::store::becoming;
 use crate::store::digest::Digest;
 use crate::store::mark::{self, Mark, Role, Shown};
@@ -50,6 +49,15 @@ impl OpenFlags {
 
 /// How often an open for writing tries again, each millisecond, while somebody has a read lease.
 const LEASE_PATIENCE: u32 = 5000;
+
+/// How well an object is looked at that is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// It is only asked for its size.
+    Short,
+    /// It is going to be read.
+    Full,
+}
 
 /// Proof that `node.content` is held.
 pub(super) type ContentGuard<'a> = MutexGuard<'a, ()>;
@@ -94,11 +102,20 @@ impl Filesystem {
 
     /// The open file of a node that has a handle or writer, opened now if it is not.
     pub(super) fn open_to_read(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
-        if let Some(open) = &node.state.lock().open {
-            return Ok(open.clone());
+        let open = node.state.lock().open.clone();
+        if let Some(open) = open {
+            if let Backing::Object {
+                digest: Some(digest),
+                ..
+            } = &open.backing
+            {
+                let verification = self.store.objects().verification();
+                verification.refuse_damaged(digest)?;
+            }
+            return Ok(open);
         }
         let _names = self.names.read();
-        let opened = Arc::new(self.open_host(node, OFlags::RDONLY)?);
+        let opened = Arc::new(self.open_host(node, OFlags::RDONLY, Look::Full)?);
         Ok(node.state.lock().open.get_or_insert(opened).clone())
     }
 
@@ -115,7 +132,7 @@ impl Filesystem {
         let mut patience = LEASE_PATIENCE;
         loop {
             let names = self.names.read();
-            match self.open_host(node, OFlags::RDWR) {
+            match self.open_host(node, OFlags::RDWR, Look::Full) {
                 Ok(opened) => {
                     let opened = Arc::new(opened);
                     node.state.lock().open = Some(opened.clone());
@@ -131,11 +148,11 @@ impl Filesystem {
     }
 
     /// Opens what a node's content is now. With `names` held.
-    fn open_host(&self, node: &Arc<Node>, access: OFlags) -> Outcome<OpenFile> {
+    fn open_host(&self, node: &Arc<Node>, access: OFlags, look: Look) -> Outcome<OpenFile> {
         if let Source::Shared(shared) = node.source() {
             let inode = self.shared_inode(node, shared)?;
             return match inode.content {
-                Content::Regular { size, digest } => self.open_object(digest, size),
+                Content::Regular { size, digest } => self.open_object(digest, size, look),
                 _ => Err(Errno::IO.into()),
             };
         }
@@ -154,7 +171,7 @@ impl Filesystem {
             }),
             Some((Role::Stub { digest }, _)) => {
                 let size = fs::fstat(&file)?.st_size as u64;
-                self.open_object(Some(digest), size)
+                self.open_object(Some(digest), size, look)
             }
             _ => Err(Errno::BADMSG.into()),
         }
@@ -163,19 +180,17 @@ impl Filesystem {
     /// Opens an object.
     ///
     /// # Errors
-    /// EIO when there is none, or it has not the size that it must have: rather than wrong bytes.
-    fn open_object(&self, digest: Option<Digest>, size: u64) -> Outcome<OpenFile> {
+    /// EIO when there is none, it has not the size that it must have, or it is known or found to be
+    /// damaged: rather than wrong bytes.
+    fn open_object(&self, digest: Option<Digest>, size: u64, look: Look) -> Outcome<OpenFile> {
         let file = match digest {
             Some(digest) => {
                 let objects = self.store.objects();
+                let verification = objects.verification();
+                verification.refuse_damaged(&digest)?;
                 let file = becoming::open(objects, self.view.layer.work(), &digest)?;
-                let found = fs::fstat(&file)?.st_size as u64;
-                if found != size {
-                    let object = format!("object {digest}");
-                    let cause = format!("it has {found} bytes instead of {size}");
-                    return Err(Error::failed(object, cause)
-                        .remedy("run `foldfs check --content`")
-                        .into());
+                if look == Look::Full {
+                    verification.examine(file.as_fd(), &digest, size)?;
                 }
                 file
             }
@@ -184,7 +199,7 @@ impl Filesystem {
         };
         Ok(OpenFile {
             file,
-            backing: Backing::Object { size },
+            backing: Backing::Object { size, digest },
             shown_times: AtomicBool::new(false),
         })
     }
@@ -200,13 +215,21 @@ impl Filesystem {
             Some(open) => open.backing,
             None => {
                 let _names = self.names.read();
-                self.open_host(node, OFlags::RDONLY)?.backing
+                self.open_host(node, OFlags::RDONLY, Look::Short)?.backing
             }
         };
         Ok(match backing {
-            Backing::Object { size } => Some(size),
+            Backing::Object { size, .. } => Some(size),
             Backing::Private | Backing::Writable => None,
         })
+    }
+
+    /// How many bytes an open of a file may read before it is done, to verify them.
+    pub fn needs_verification(&self, node: &Arc<Node>) -> Outcome<Option<u64>> {
+        match self.store.objects().verification().is_on() {
+            true => self.needs_promotion(node),
+            false => Ok(None),
+        }
     }
 
     /// Like [`Filesystem::needs_promotion`], of an open file.

@@ -58,7 +58,7 @@ impl Filesystem {
             return Ok(open);
         };
         let object = self.open_to_read(node)?;
-        let Backing::Object { size: whole } = object.backing else {
+        let Backing::Object { size: whole, .. } = object.backing else {
             return Err(Errno::IO.into());
         };
         let (draft, file) = Draft::file(&self.view.layer)?;

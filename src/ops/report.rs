@@ -266,6 +266,9 @@ pub struct StatusReport {
     pub objects: Option<u64>,
     /// What the daemon folds by itself; `None` if it does not, or none runs.
     pub folding: Option<FoldingStatus>,
+    /// Objects that the daemon has found damaged since it began: SHA-256, hexadecimal. They give EIO.
+    #[serde(default)]
+    pub damaged: Vec<String>,
 }
 
 /// What one image shows and what it costs.

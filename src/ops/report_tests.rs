@@ -120,6 +120,7 @@ fn samples() -> Vec<Report> {
                 last_error: Some(text()),
                 ..FoldingStatus::default()
             }),
+            damaged: vec![text()],
         }),
         Report::List(ListReport {
             families: vec![ListedFamily {

@@ -53,6 +53,7 @@ pub fn status(
         saved_bytes: None,
         objects: None,
         folding: context.passes.status(),
+        damaged: damaged(context),
     };
     if name.is_none() {
         progress.message("counting the store");
@@ -67,6 +68,15 @@ pub fn status(
         report.objects = Some(objects);
     }
     Ok(report)
+}
+
+/// What this process has found damaged.
+fn damaged(context: &Context) -> Vec<String> {
+    let damaged = context.store.objects().verification().damaged();
+    damaged
+        .iter()
+        .map(|(digest, _)| digest.to_string())
+        .collect()
 }
 
 /// The images that a name means, each with its family's name.

@@ -56,7 +56,9 @@ pub fn finish(objects: &Objects, work: BorrowedFd<'_>, digest: &Digest) -> Resul
         let object = layout::object_name(digest);
         let to = objects.directory();
         let flags = RenameFlags::empty();
-        return durable::rename(work, name.as_bytes(), to, object.as_bytes(), flags).about(about());
+        durable::rename(work, name.as_bytes(), to, object.as_bytes(), flags).about(about())?;
+        objects.verification().is_mended(digest);
+        return Ok(());
     }
     Objects::strip(work, name.as_bytes())?;
     objects.publish(work, name.as_bytes(), digest)?;

@@ -28,6 +28,7 @@ mod recovery;
 pub mod shared;
 pub mod staging;
 pub mod tree;
+pub mod verification;
 
 pub use image_dirs::{ImageDirs, StagedImage};
 pub use open::{Access, Store};

@@ -15,12 +15,14 @@ use super::content::{GoOn, digest_of, same_bytes};
 use super::digest::Digest;
 use super::layout;
 use super::tree;
+use super::verification::Verification;
 use crate::error::{Context, Error, Result};
 use crate::sys::{durable, xattr};
 
 /// The objects of a store.
 pub struct Objects {
     directory: OwnedFd,
+    verification: Verification,
 }
 
 /// What [`Objects::for_each`] finds.
@@ -43,12 +45,20 @@ pub enum Published {
 impl Objects {
     /// The objects in an open directory `objects/`.
     pub fn new(directory: OwnedFd) -> Self {
-        Self { directory }
+        Self {
+            directory,
+            verification: Verification::default(),
+        }
     }
 
     /// `objects/` itself.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
+    }
+
+    /// What is known of their soundness.
+    pub fn verification(&self) -> &Verification {
+        &self.verification
     }
 
     /// Opens an object for reading.
@@ -122,7 +132,10 @@ impl Objects {
             outcome = rename();
         }
         match outcome {
-            Ok(()) => Ok(Published::New),
+            Ok(()) => {
+                self.verification.is_mended(digest);
+                Ok(Published::New)
+            }
             Err(Errno::EXIST) => {
                 durable::unlink(from, name).about(about(digest))?;
                 Ok(Published::Existing)

@@ -13,7 +13,7 @@ fn promote_around(image: &TestImage, node: &Arc<Node>, between: impl FnOnce()) {
     let content = node.content.lock();
     let stub = image.fs.stub_to_promote(node).unwrap().unwrap();
     let object = image.fs.open_to_read(node).unwrap();
-    let Backing::Object { size } = object.backing else {
+    let Backing::Object { size, .. } = object.backing else {
         panic!("no object");
     };
     let (draft, file) = Draft::file(&image.fs.view.layer).unwrap();

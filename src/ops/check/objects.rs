@@ -84,6 +84,9 @@ pub(super) fn check(
         );
     }
     if !options.content {
+        for (digest, cause) in objects.verification().damaged() {
+            findings.add(path(&digest), cause, REMEDY);
+        }
         return Ok(());
     }
     progress.total(there.iter().map(|(_, size)| size).sum());
@@ -91,8 +94,15 @@ pub(super) fn check(
         .par_iter()
         .filter_map(|(digest, size)| {
             let verdict = match objects.verify(digest) {
-                Ok(true) => None,
-                Ok(false) => Some("its content does not have its digest".to_owned()),
+                Ok(true) => {
+                    objects.verification().is_mended(digest);
+                    None
+                }
+                Ok(false) => {
+                    let cause = "its content does not have its digest";
+                    objects.verification().is_damaged(digest, cause);
+                    Some(cause.to_owned())
+                }
                 Err(error) => Some(error.cause),
             };
             progress.advance(*size);

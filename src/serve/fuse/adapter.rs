@@ -23,6 +23,7 @@ use crate::filesystem::Filesystem;
 use crate::filesystem::data::{Seek, SetId};
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
+use crate::filesystem::open;
 use crate::filesystem::rename::Entry;
 use crate::filesystem::set_attributes::Changes;
 use crate::filesystem::xattrs::SetXattr;
@@ -255,12 +256,14 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, nodeid: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let set_id = set_id_of_caller(req);
-        let opened = self.node(nodeid).and_then(|node| {
-            let flags = crate::filesystem::open::OpenFlags::from_raw(flags.0, set_id);
-            self.filesystem.open(&node, flags)
+        let flags = open::OpenFlags::from_raw(flags.0, set_id_of_caller(req));
+        let node = self.node(nodeid);
+        let reads = |node| self.filesystem.needs_verification(node);
+        let long = matches!(&node, Ok(node) if self.is_long(reads(node)));
+        self.run(long, move |filesystem| {
+            let opened = node.and_then(|node| filesystem.open(&node, flags));
+            answer!(reply, opened, handle => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE));
         });
-        answer!(reply, opened, handle => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE));
     }
 
     fn create(
@@ -278,8 +281,7 @@ impl fuser::Filesystem for Adapter {
             let attributes = self
                 .filesystem
                 .create(&parent, name.as_bytes(), &permissions)?;
-            let flags =
-                crate::filesystem::open::OpenFlags::from_raw(flags & !libc::O_TRUNC, SetId::Keep);
+            let flags = open::OpenFlags::from_raw(flags & !libc::O_TRUNC, SetId::Keep);
             let opened = self
                 .filesystem
                 .node(attributes.number)
