@@ -10,6 +10,8 @@ mod common;
 
 #[path = "command_line/damage.rs"]
 mod damage;
+#[path = "command_line/holds.rs"]
+mod holds;
 #[path = "command_line/images.rs"]
 mod images;
 
@@ -66,7 +68,7 @@ fn listing(store: &TestStore) -> Snapshot {
     snapshot
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "init",
     "import",
     "clone",
@@ -77,6 +79,8 @@ const COMMANDS: [&str; 17] = [
     "mount",
     "unmount",
     "fold",
+    "hold",
+    "release",
     "why",
     "check",
     "collect",

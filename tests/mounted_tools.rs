@@ -12,6 +12,8 @@ mod common;
 mod behaviour;
 #[path = "mounted_tools/daemon.rs"]
 mod daemon;
+#[path = "mounted_tools/holds.rs"]
+mod holds;
 #[path = "mounted_tools/passes.rs"]
 mod passes;
 #[path = "mounted_tools/programs.rs"]

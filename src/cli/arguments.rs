@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{images, import, manual, mounts, sharing, stores};
+use super::{holds, images, import, manual, mounts, sharing, stores};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -84,6 +84,8 @@ pub enum Command {
     Mount(mounts::Mount),
     Unmount(mounts::Unmount),
     Fold(sharing::Fold),
+    Hold(holds::Hold),
+    Release(holds::Release),
     Why(sharing::Why),
     Check(stores::Check),
     Collect(stores::Collect),
@@ -111,8 +113,8 @@ mod tests {
     fn exactly_the_commands_of_today() {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
-        let expected = "init import clone rename remove list status mount unmount fold why check \
-                        collect export daemon completions man";
+        let expected = "init import clone rename remove list status mount unmount fold hold release \
+                        why check collect export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 
@@ -124,7 +126,8 @@ mod tests {
             .filter(|c| c.get_arguments().any(|a| a.get_id() == "dry_run"))
             .map(|c| c.get_name())
             .collect();
-        let expected = "init import clone rename remove mount unmount fold collect";
+        let expected = "init import clone rename remove mount unmount fold hold release \
+                        collect";
         assert_eq!(with.join(" "), expected);
     }
 

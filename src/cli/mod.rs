@@ -3,6 +3,7 @@
 
 mod arguments;
 mod background;
+mod holds;
 mod images;
 mod import;
 mod interrupt;
@@ -75,6 +76,8 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Mount(mount) => mount.run(&session),
         Command::Unmount(unmount) => unmount.run(&session),
         Command::Fold(fold) => fold.run(&session),
+        Command::Hold(hold) => hold.run(&session),
+        Command::Release(release) => release.run(&session),
         Command::Why(why) => why.run(&session),
         Command::Check(check) => check.run(&session),
         Command::Collect(collect) => collect.run(&session),

@@ -1,5 +1,6 @@
 //! Reports as a person reads them.
 
+use super::holds;
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
 use crate::ops::report::{
@@ -19,6 +20,8 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Rename(report) => rename(report, would),
         Report::Remove(report) => remove(report, would),
         Report::Fold(report) => fold(report, would),
+        Report::Hold(report) => holds::render_hold(report, dry_run),
+        Report::Release(report) => holds::render_release(report, dry_run),
         Report::Collect(report) => collect(report, would),
         Report::Check(report) => check(report),
         Report::Status(report) => status(report),
@@ -263,12 +266,13 @@ fn passes(folding: &FoldingStatus) -> String {
     if let Some(last) = &folding.last {
         out.push_str(&format!(
             "last pass with something new, {} UTC: {} looked at, {} folded, {} in use, \
-             {} altered a moment ago, {} ms\n",
+             {} altered a moment ago, {} held, {} ms\n",
             date(last.started),
             counted(last.examined, "file"),
             count(last.folded_files),
             count(last.busy_files),
             count(last.recent_files),
+            count(last.held_files),
             count(last.milliseconds)
         ));
     }
@@ -325,6 +329,9 @@ fn why(report: &WhyReport) -> String {
     }
     if let Some(stored) = &report.stored {
         lines.push(format!("  stored as    {stored}"));
+    }
+    if let Some(held) = &report.held {
+        lines.push(format!("  held by      {held}"));
     }
     for (label, images) in [
         ("shared with", &report.shared_with),
@@ -431,7 +438,7 @@ mod tests {
              logical 3.0 MiB, unique 3.0 MiB, stored 1.0 MiB (1 object); saved 2.0 MiB (66.7 %)\n\
              passes so far 1,200: 1 file folded, 1.0 MiB; the next one after 1970-01-01 00:01 UTC\n\
              last pass with something new, 1970-01-01 00:00 UTC: 2,000 files looked at, 1 folded, \
-             2 in use, 3 altered a moment ago, 15 ms\n\
+             2 in use, 3 altered a moment ago, 0 held, 15 ms\n\
              last pass failed: objects: no space\n"
         );
     }

@@ -190,7 +190,7 @@ impl Filesystem {
         Ok(Some(node).filter(|node| is_private_file(node)))
     }
 
-    fn held(&self, node: Arc<Node>) -> Held<'_> {
+    pub(super) fn held(&self, node: Arc<Node>) -> Held<'_> {
         Held {
             filesystem: self,
             node: Some(node),

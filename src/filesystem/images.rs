@@ -78,6 +78,12 @@ impl Images {
         self.counts(image).changes.load(Ordering::Acquire)
     }
 
+    /// Has everybody who compares [`Images::changes`] look at an image again.
+    pub fn note_change(&self, image: ImageId) {
+        let counts = self.counts(image);
+        counts.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// How often somebody ended writing to a file of an image in this process. Where this stays the
     /// same, what was written since is being written to still.
     pub fn writers(&self, image: ImageId) -> u64 {

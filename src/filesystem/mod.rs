@@ -28,6 +28,7 @@ mod durability;
 pub mod failure;
 pub mod fold_file;
 pub mod handles;
+pub mod hold;
 pub mod images;
 #[cfg(test)]
 mod name_tests;

@@ -55,6 +55,8 @@ pub struct Candidates {
     pub entries: u64,
     /// Files that were left out because they were altered a moment ago.
     pub recent: u64,
+    /// Files that were left out because an administrator pinned them.
+    pub held: u64,
 }
 
 /// Which private files count.
@@ -100,6 +102,7 @@ impl Candidates {
             files: Vec::new(),
             entries: 0,
             recent: 0,
+            held: 0,
         };
         found.list(dirs.index.as_fd(), INDEX, choice)?;
         let root = Arc::new(open_directory(&dirs.private, b".", OFlags::RDONLY)?);
@@ -173,6 +176,7 @@ impl Candidates {
                 FileType::RegularFile if stat.st_size > 0 && stat.st_blocks > 0 => {
                     let held = choice.held;
                     if !held.is_empty() && is_held(directory, name, held)? {
+                        self.held += 1;
                         continue;
                     }
                     let allocated = stat.st_blocks as u64 * 512;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::holds;
 use super::placement::{Done, Work};
 use crate::error::{Context, Error, Result};
 use crate::filesystem::images::Images;
@@ -35,8 +36,10 @@ enum Shown {
 pub(super) fn commit(images: &Images, work: &Work) -> Result<Done> {
     let lock = images.change_lock(work.family.id);
     let alone = lock.write();
+    let held = work.images.iter().map(|(_, live)| holds::of_live(live));
     let mut committing = Committing {
         work,
+        held: held.collect::<Result<_>>()?,
         places: HashMap::new(),
         still_shown: HashSet::new(),
         made: HashMap::new(),
@@ -72,6 +75,8 @@ pub(super) fn commit(images: &Images, work: &Work) -> Result<Done> {
 
 struct Committing<'a> {
     work: &'a Work,
+    /// Of each image, what stays whatever the shared layer holds.
+    held: Vec<HashSet<Number>>,
     /// For each image.
     places: HashMap<Directory, Vec<Shown>>,
     /// Shared inodes that a node still shows.
@@ -329,7 +334,7 @@ impl Committing<'_> {
                         mark,
                         site: Site::Entry,
                     };
-                    if mark.role == Role::Name {
+                    if mark.role == Role::Name || self.held[image].contains(&mark.number) {
                         continue;
                     }
                     let view = self.view(image);

@@ -122,7 +122,7 @@ fn examine(images: &Images, subject: Subject, altered_before: Option<Time>) -> R
     let store = images.store();
     let dirs = store.image_dirs(subject.image.id)?;
     let choice = Choice {
-        held: &holds::of(images, &subject.image)?,
+        held: &holds::of(images, subject.image.id)?,
         altered_before,
         with_holes: false,
     };

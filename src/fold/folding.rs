@@ -4,6 +4,7 @@
 //! their names in `objects/`; then the files that are equal to them. Only a synced object is
 //! referred to by another file.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::store::becoming;
 use crate::store::catalog::Image;
 use crate::store::digest::Digest;
 use crate::store::metadata::Time;
-use crate::store::number::ImageId;
+use crate::store::number::{ImageId, Number};
 use crate::store::open::Store;
 
 /// How many files are on their way to become objects at a time: until they are, they cost a
@@ -36,6 +37,8 @@ struct Target<'a> {
     filesystem: Arc<Filesystem>,
     candidates: &'a Candidates,
     unmounted: bool,
+    /// As they are now: an administrator may have pinned more since the plan was made.
+    held: HashSet<Number>,
     counts: Mutex<Counts>,
 }
 
@@ -153,7 +156,7 @@ pub fn make_objects(
 ) -> Result<(u64, u64)> {
     let dirs = images.store().image_dirs(image.id)?;
     let choice = Choice {
-        held: &holds::of(images, image)?,
+        held: &holds::of(images, image.id)?,
         altered_before: None,
         with_holes: true,
     };
@@ -216,6 +219,7 @@ impl<'a> Target<'a> {
             filesystem: images.filesystem(image.id)?,
             candidates,
             unmounted: !mounted,
+            held: holds::of(images, image.id)?,
             counts: Mutex::default(),
         })
     }
@@ -369,6 +373,9 @@ impl<'a> Folding<'a> {
         let Some(node) = node.map_err(about)? else {
             return Ok(Folded::Other);
         };
+        if target.held.contains(&node.number) {
+            return Ok(Folded::Other);
+        }
         let fold = FoldFile {
             digest,
             unmounted: target.unmounted,

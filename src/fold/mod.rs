@@ -6,5 +6,5 @@ mod commit;
 pub mod content;
 pub mod effort;
 pub mod folding;
-mod holds;
+pub mod holds;
 pub mod placement;

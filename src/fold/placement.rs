@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::commit;
+use super::{commit, holds};
 use crate::error::{Error, Result};
 use crate::filesystem::Filesystem;
 use crate::filesystem::failure::Failure;
@@ -61,14 +61,17 @@ pub fn plan_without(images: &Images, family: FamilyId, gone: Option<ImageId>) ->
         live.push((image.id, images.filesystem(image.id)?));
         voting.push(image.role);
     }
+    let held = live.iter().map(|(_, live)| holds::of_live(live));
+    let held = held.collect::<Result<Vec<_>>>()?;
     let participants: Vec<Participant<'_>> = live
         .iter()
-        .zip(&voting)
-        .filter(|(_, role)| **role != ImageRole::Working)
-        .map(|((_, filesystem), role)| Participant {
+        .zip(voting.iter().zip(&held))
+        .filter(|(_, (role, _))| **role != ImageRole::Working)
+        .map(|((_, filesystem), (role, held))| Participant {
             view: &filesystem.view,
             names: filesystem.names_lock(),
             base: *role == ImageRole::Base,
+            held,
         })
         .collect();
     let placement = placement::plan(images.shared(), family.root, family.share, &participants)?;

@@ -6,7 +6,7 @@ use super::report::CloneReport;
 use crate::error::{Context as _, Error, Result};
 use crate::fold::candidates::{Candidates, Choice};
 use crate::fold::effort::Effort;
-use crate::fold::folding;
+use crate::fold::{folding, holds};
 use crate::progress::Progress;
 use crate::store::catalog::{Image, ImageRole, NewImage, Reads, check_name};
 use crate::store::layer::Layer;
@@ -73,7 +73,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
     }
     let dirs = context.store.image_dirs(origin.id)?;
     let everything = Choice {
-        held: &Default::default(),
+        held: &holds::of(&context.images, origin.id)?,
         altered_before: None,
         with_holes: true,
     };

@@ -87,6 +87,7 @@ impl Plan {
             {
                 fold.examined += image.candidates.files.len() as u64;
                 fold.unchanged += image.unchanged;
+                fold.held_files += image.candidates.held;
                 fold.folded_files += counts.files;
                 fold.folded_bytes += counts.bytes;
                 fold.freed_bytes += counts.freed;

@@ -134,6 +134,7 @@ fn try_pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Opt
     for image in &plan.images {
         report.examined += image.candidates.files.len() as u64;
         report.recent_files += image.candidates.recent;
+        report.held_files += image.candidates.held;
         report.busy_files += image.busy;
     }
     for step in steps(&plan.groups, |group| bytes_of(&plan, group)) {

@@ -75,6 +75,21 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             };
             Ok(Report::Fold(report))
         }
+        Request::Hold { image, paths } => {
+            let plan = super::hold::plan(context, image, paths)?;
+            let report = match dry_run || paths.is_empty() {
+                true => super::hold::survey(context, &plan, progress)?,
+                false => super::hold::apply(context, &plan, progress)?,
+            };
+            Ok(Report::Hold(report))
+        }
+        Request::Release { image, paths } => {
+            let plan = super::hold::plan_release(context, image, paths)?;
+            if !dry_run {
+                super::hold::release(context, &plan)?;
+            }
+            Ok(Report::Release(plan.report()))
+        }
         Request::Check { content } => {
             let options = super::check::Options { content: *content };
             super::check::run(context, options, progress).map(Report::Check)

@@ -24,6 +24,10 @@ pub enum Report {
     Remove(RemoveReport),
     /// To `Fold`.
     Fold(FoldReport),
+    /// To `Hold`.
+    Hold(HoldReport),
+    /// To `Release`.
+    Release(ReleaseReport),
     /// To `Collect`.
     Collect(CollectReport),
     /// To `Check`.
@@ -145,10 +149,47 @@ pub struct FamilyFold {
     pub freed_bytes: u64,
     /// Private files left alone because they were in use.
     pub busy_files: u64,
+    /// Private files left alone because they are held.
+    pub held_files: u64,
     /// Paths whose most common version moved into the shared layer.
     pub shared_paths: u64,
     /// Paths that left the shared layer, or changed their version there.
     pub unshared_paths: u64,
+}
+
+/// What of an image is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// The image.
+    pub image: String,
+    /// No path was given: these are all that are held.
+    pub listed: bool,
+    /// The paths.
+    pub paths: Vec<HeldPath>,
+}
+
+/// A held path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPath {
+    /// From the image's root.
+    pub path: PathBytes,
+    /// There is something at that path now.
+    pub exists: bool,
+    /// Inodes at that path and below it, but directories.
+    pub inodes: u64,
+    /// Of these, how many are, or were until now, shared or of shared content.
+    pub shared_inodes: u64,
+    /// Bytes of their content, which holding them copies.
+    pub shared_bytes: u64,
+}
+
+/// What is not held any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseReport {
+    /// The image.
+    pub image: String,
+    /// The paths.
+    pub paths: Vec<PathBytes>,
 }
 
 /// What a daemon's pass did, over all families.
@@ -170,6 +211,8 @@ pub struct PassReport {
     pub busy_files: u64,
     /// Private files left alone because they were altered a moment ago.
     pub recent_files: u64,
+    /// Private files left alone because they are held.
+    pub held_files: u64,
     /// Paths whose most common version moved into the shared layer.
     pub shared_paths: u64,
     /// Paths that left the shared layer, or changed their version there.
@@ -358,6 +401,8 @@ pub struct WhyReport {
     pub digest: Option<String>,
     /// Where the bytes are, below the store; of a directory its private part, if it has one.
     pub stored: Option<PathBytes>,
+    /// The held path that it is, or is below of; `None` if it is not held.
+    pub held: Option<PathBytes>,
     /// Images of the family that show the same version of the same path, this one not included.
     pub shared_with: Vec<String>,
     /// Images of the family that show another version, or none.

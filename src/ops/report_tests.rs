@@ -65,6 +65,21 @@ fn samples() -> Vec<Report> {
             family_removed: true,
             withdrawn: 1,
         }),
+        Report::Hold(HoldReport {
+            image: text(),
+            listed: false,
+            paths: vec![HeldPath {
+                path: path(),
+                exists: true,
+                inodes: 1,
+                shared_inodes: 1,
+                shared_bytes: 1,
+            }],
+        }),
+        Report::Release(ReleaseReport {
+            image: text(),
+            paths: vec![path()],
+        }),
         Report::Why(WhyReport {
             image: text(),
             path: path(),
@@ -75,6 +90,7 @@ fn samples() -> Vec<Report> {
             reason: text(),
             digest: Some(text()),
             stored: Some(path()),
+            held: Some(path()),
             shared_with: vec![text()],
             differs_in: vec![text()],
         }),

@@ -62,6 +62,20 @@ pub enum Request {
         /// One family; `None`: all.
         family: Option<String>,
     },
+    /// Keep paths of an image from being folded, and give it its own copy of what is shared there.
+    Hold {
+        /// An image.
+        image: String,
+        /// Paths in its view, from the view's root; none: report what is held.
+        paths: Vec<PathBytes>,
+    },
+    /// Let held paths be folded again.
+    Release {
+        /// An image.
+        image: String,
+        /// Held paths.
+        paths: Vec<PathBytes>,
+    },
     /// Remove objects that nothing refers to.
     Collect,
     /// Prove that the store is sound.
@@ -109,9 +123,11 @@ impl Request {
             | Request::Rename { .. }
             | Request::Remove { .. }
             | Request::Fold { .. }
+            | Request::Release { .. }
             | Request::Collect
             | Request::Mount { .. }
             | Request::Unmount { .. } => true,
+            Request::Hold { paths, .. } => !paths.is_empty(),
             Request::Check { .. }
             | Request::Status { .. }
             | Request::List

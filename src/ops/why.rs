@@ -22,21 +22,6 @@ struct Resolved {
     name: Vec<u8>,
 }
 
-/// The names of a path; symlinks are not followed, so ".." has no place in one.
-fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
-    let names: Vec<_> = path
-        .split(|&byte| byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .collect();
-    if names.contains(&&b".."[..]) {
-        return Err(
-            Error::usage(path.escape_ascii(), "a path of an image has no \"..\"")
-                .remedy("name the path from the image's root"),
-        );
-    }
-    Ok(names)
-}
-
 /// `None` where a component is missing or no directory.
 fn resolve(view: &View, names: &[&[u8]]) -> Result<Option<Resolved>> {
     let mut parent = OpenDirectory::root(view)?;
@@ -164,7 +149,7 @@ pub fn why(context: &Context, image: &str, path: &PathBytes) -> Result<WhyReport
     let image = catalog
         .image_by_name(image)?
         .ok_or_else(|| super::unknown_name(image))?;
-    let names = components(path.as_bytes())?;
+    let names = super::path::names(path.as_bytes())?;
     let path = names.join(&b'/');
     let view = context.images.view(&image)?;
     let resolved = resolve(&view, &names)?.ok_or_else(|| {
@@ -194,7 +179,11 @@ pub fn why(context: &Context, image: &str, path: &PathBytes) -> Result<WhyReport
         list.push(other.name.clone());
     }
     let item = &resolved.item;
-    let (layer, role, reason) = explain(item);
+    let held = super::hold::holding(&catalog.holds(image.id)?, &names);
+    let (layer, role, mut reason) = explain(item);
+    if held.is_some() && layer == "private" && item.directory().is_none() {
+        reason = "an administrator pinned it (foldfs hold)";
+    }
     let file_type = match item {
         Item::Shared { inode, .. } => inode.content.file_type(),
         Item::Private { stat, .. } => {
@@ -209,6 +198,7 @@ pub fn why(context: &Context, image: &str, path: &PathBytes) -> Result<WhyReport
         reason: reason.into(),
         digest: digest(item).map(|digest| digest.to_string()),
         stored: stored(&image, item, &path).map(PathBytes::from),
+        held,
         shared_with,
         differs_in,
         path: PathBytes::from([&b"/"[..], &path].concat()),

@@ -9,7 +9,9 @@ fn unknown_names_are_named() {
     };
     let place = store.place.to_str().unwrap();
     let tar = store.place.join("x.tar");
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 10] = [
+        &["hold", "nosuch", "/etc"],
+        &["release", "nosuch", "/etc"],
         &["clone", "nosuch", "new"],
         &["rename", "nosuch", "new"],
         &["remove", "nosuch"],

@@ -11,7 +11,7 @@ use super::common::mapping::Mapped;
 use super::*;
 
 /// A daemon with this configuration; both images mounted by it.
-fn twins_with(test: &str, config: &str) -> Option<(TestStore, [Mounted; 2])> {
+pub fn twins_with(test: &str, config: &str) -> Option<(TestStore, [Mounted; 2])> {
     let store = twins(test)?;
     let file = store.place.join("config.toml");
     fs::write(&file, config).unwrap();
@@ -19,7 +19,7 @@ fn twins_with(test: &str, config: &str) -> Option<(TestStore, [Mounted; 2])> {
     Some((store, mounts))
 }
 
-fn folding(store: &TestStore) -> Value {
+pub fn folding(store: &TestStore) -> Value {
     let status = store.ok(&["status", "--json"]).json();
     status["folding"].clone()
 }

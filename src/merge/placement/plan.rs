@@ -1,7 +1,7 @@
 //! The walk that plans a placement: by directory, through all images at once, and only where one of
 //! them has something private.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -37,6 +37,8 @@ pub struct Participant<'a> {
     pub names: &'a RwLock<()>,
     /// It is the family's base.
     pub base: bool,
+    /// Private inodes that stay, whatever the shared layer holds: an administrator pinned them.
+    pub held: &'a HashSet<Number>,
 }
 
 /// Plans which versions the shared layer should hold, so that the rule holds for every path.
@@ -422,6 +424,9 @@ fn vote(
             ballot: Ballot::Directory,
             redundant,
         });
+    }
+    if participant.held.contains(&item.number()) {
+        return Ok(plain(Ballot::Other));
     }
     let Some(version) = version_of(view, cursor.private(), name, &item)? else {
         return Ok(plain(Ballot::Other));

@@ -13,7 +13,7 @@ pub enum Ballot {
     /// A version that the shared layer could hold.
     Version(Version),
     /// Something that it could not: content that is no object, a file of several names that the
-    /// image has changed, a directory that was renamed to here.
+    /// image has changed, a directory that was renamed to here; or what an administrator pinned.
     Other,
 }
 
