@@ -14,6 +14,8 @@ mod damage;
 mod holds;
 #[path = "command_line/images.rs"]
 mod images;
+#[path = "command_line/log.rs"]
+mod log;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -68,7 +70,7 @@ fn listing(store: &TestStore) -> Snapshot {
     snapshot
 }
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "init",
     "import",
     "clone",
@@ -81,6 +83,7 @@ const COMMANDS: [&str; 19] = [
     "fold",
     "hold",
     "release",
+    "log",
     "why",
     "check",
     "collect",

@@ -14,6 +14,8 @@ mod behaviour;
 mod daemon;
 #[path = "mounted_tools/holds.rs"]
 mod holds;
+#[path = "mounted_tools/log.rs"]
+mod log;
 #[path = "mounted_tools/passes.rs"]
 mod passes;
 #[path = "mounted_tools/programs.rs"]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{holds, images, import, manual, mounts, sharing, stores};
+use super::{history, holds, images, import, manual, mounts, sharing, stores};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -86,6 +86,7 @@ pub enum Command {
     Fold(sharing::Fold),
     Hold(holds::Hold),
     Release(holds::Release),
+    Log(history::Log),
     Why(sharing::Why),
     Check(stores::Check),
     Collect(stores::Collect),
@@ -114,7 +115,7 @@ mod tests {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
-                        why check collect export daemon completions man";
+                        log why check collect export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 

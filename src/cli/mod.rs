@@ -3,6 +3,7 @@
 
 mod arguments;
 mod background;
+mod history;
 mod holds;
 mod images;
 mod import;
@@ -78,6 +79,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Fold(fold) => fold.run(&session),
         Command::Hold(hold) => hold.run(&session),
         Command::Release(release) => release.run(&session),
+        Command::Log(log) => log.run(&session),
         Command::Why(why) => why.run(&session),
         Command::Check(check) => check.run(&session),
         Command::Collect(collect) => collect.run(&session),

@@ -1,8 +1,8 @@
 //! Reports as a person reads them.
 
-use super::holds;
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
+use super::{history, holds};
 use crate::ops::report::{
     CheckReport, CloneReport, CollectReport, ExportReport, FoldReport, FoldingStatus, ImportReport,
     InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report, StatusReport,
@@ -22,6 +22,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Fold(report) => fold(report, would),
         Report::Hold(report) => holds::render_hold(report, dry_run),
         Report::Release(report) => holds::render_release(report, dry_run),
+        Report::Log(report) => history::render(report),
         Report::Collect(report) => collect(report, would),
         Report::Check(report) => check(report),
         Report::Status(report) => status(report),

@@ -8,6 +8,7 @@ mod collect_tests;
 mod context;
 pub mod export;
 pub mod fold;
+mod history;
 pub mod hold;
 pub mod import;
 pub mod init;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Context;
+use super::history::Begun;
 use super::place;
 use super::report::{FoldingStatus, PassReport};
 use crate::error::Result;
@@ -94,8 +95,10 @@ impl Passes {
 /// # Errors
 /// The host's and the catalog's; what is done by then stays done, and no view has changed.
 pub fn pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Option<PassReport>> {
+    let begun = Begun::now();
     let outcome = try_pass(context, quiet, stop);
     context.passes.note(&outcome);
+    begun.pass(context, &outcome);
     outcome
 }
 

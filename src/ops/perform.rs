@@ -1,7 +1,9 @@
 //! From a request to its operation.
 
 use super::context::Context;
-use super::report::Report;
+use super::fold::Options;
+use super::history::Begun;
+use super::report::{FoldReport, Report};
 use super::request::{Call, Request};
 use crate::archive::StagedImport;
 use crate::error::{Error, Result};
@@ -67,14 +69,9 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
         }
         Request::Fold { family } => {
             let family = family.clone();
-            let options = super::fold::Options { family };
-            let plan = super::fold::plan(context, &options, progress)?;
-            let report = match dry_run {
-                true => plan.report(context, progress)?,
-                false => super::fold::apply(context, &plan, progress)?,
-            };
-            Ok(Report::Fold(report))
+            fold(context, Options { family }, dry_run, progress).map(Report::Fold)
         }
+        Request::Log { last } => super::history::log(context, *last).map(Report::Log),
         Request::Hold { image, paths } => {
             let plan = super::hold::plan(context, image, paths)?;
             let report = match dry_run || paths.is_empty() {
@@ -112,4 +109,20 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             Err(Error::failed("mounting", "only a daemon can do it"))
         }
     }
+}
+
+fn fold(
+    context: &Context,
+    options: Options,
+    dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<FoldReport> {
+    if dry_run {
+        return super::fold::plan(context, &options, progress)?.report(context, progress);
+    }
+    let begun = Begun::now();
+    let outcome = super::fold::plan(context, &options, progress)
+        .and_then(|plan| super::fold::apply(context, &plan, progress));
+    begun.fold(context, options.family.as_deref(), &outcome);
+    outcome
 }

@@ -28,6 +28,8 @@ pub enum Report {
     Hold(HoldReport),
     /// To `Release`.
     Release(ReleaseReport),
+    /// To `Log`.
+    Log(LogReport),
     /// To `Collect`.
     Collect(CollectReport),
     /// To `Check`.
@@ -194,6 +196,7 @@ pub struct ReleaseReport {
 
 /// What a daemon's pass did, over all families.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PassReport {
     /// When it began; seconds since 1970.
     pub started: i64,
@@ -219,6 +222,27 @@ pub struct PassReport {
     pub unshared_paths: u64,
     /// It ended early, because the daemon did.
     pub interrupted: bool,
+}
+
+/// What folds and passes did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The newest last.
+    pub entries: Vec<LogEntry>,
+}
+
+/// What one fold or pass did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// `pass`: the daemon by itself; `fold`: somebody asked for it.
+    pub by: String,
+    /// Only this family was folded; `None`: all.
+    pub family: Option<String>,
+    /// What was done, as far as it is known.
+    #[serde(flatten)]
+    pub done: PassReport,
+    /// Why it failed, if it did; what was done by then is not counted.
+    pub error: Option<String>,
 }
 
 /// What a daemon folds by itself.

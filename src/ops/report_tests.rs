@@ -80,6 +80,14 @@ fn samples() -> Vec<Report> {
             image: text(),
             paths: vec![path()],
         }),
+        Report::Log(LogReport {
+            entries: vec![LogEntry {
+                by: text(),
+                family: Some(text()),
+                done: PassReport::default(),
+                error: Some(text()),
+            }],
+        }),
         Report::Why(WhyReport {
             image: text(),
             path: path(),

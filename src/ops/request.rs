@@ -76,6 +76,11 @@ pub enum Request {
         /// Held paths.
         paths: Vec<PathBytes>,
     },
+    /// What passes and folds did.
+    Log {
+        /// The newest ones, so many; `None`: all.
+        last: Option<u64>,
+    },
     /// Remove objects that nothing refers to.
     Collect,
     /// Prove that the store is sound.
@@ -129,6 +134,7 @@ impl Request {
             | Request::Unmount { .. } => true,
             Request::Hold { paths, .. } => !paths.is_empty(),
             Request::Check { .. }
+            | Request::Log { .. }
             | Request::Status { .. }
             | Request::List
             | Request::Why { .. } => false,

@@ -10,7 +10,7 @@
 //!     redirects/NUMBER  orphans/NUMBER        number_name
 //!     work/DIGEST                             work_name
 //!   staging/
-//!   run/lock  run/control.sock  run/daemon.log
+//!   run/lock  run/control.sock  run/daemon.log  run/folds.log  run/folds.log.1
 //! ```
 
 use super::digest::Digest;
@@ -45,6 +45,10 @@ pub const LOCK: &str = "lock";
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// What a daemon in the background has to say, in [`RUN`].
 pub const DAEMON_LOG: &str = "daemon.log";
+/// What folds did, in [`RUN`].
+pub const FOLD_LOG: &str = "folds.log";
+/// What they did before that.
+pub const OLDER_FOLD_LOG: &str = "folds.log.1";
 /// `foldfs.toml` before `init` is done.
 pub const NEW_FORMAT: &str = "foldfs.toml.new";
 

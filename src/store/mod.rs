@@ -11,6 +11,7 @@ pub mod draft;
 pub mod entry;
 pub mod format_file;
 pub mod guest_xattr;
+pub mod history;
 pub mod image_dirs;
 mod init;
 pub mod layer;

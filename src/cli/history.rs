@@ -1,0 +1,118 @@
+//! What was done: log.
+
+use clap::Args;
+
+use super::Outcome;
+use super::session::Session;
+use super::units::{bytes, count, counted, date};
+use crate::error::Result;
+use crate::ops::report::{LogEntry, LogReport};
+use crate::ops::request::Request;
+
+/// Show what passes and folds did, a line for each, the newest last
+///
+/// Passes that found nothing altered are left out. Times are UTC.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Only the newest ones
+    #[arg(short = 'n', long = "lines", value_name = "N")]
+    last: Option<u64>,
+}
+
+impl Log {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        session.run(Request::Log { last: self.last }, false)
+    }
+}
+
+/// The text for standard output.
+pub fn render(report: &LogReport) -> String {
+    report.entries.iter().map(line).collect()
+}
+
+fn line(entry: &LogEntry) -> String {
+    let done = &entry.done;
+    let second = done.started.rem_euclid(60);
+    let mut out = format!("{}:{second:02}  {}", date(done.started), entry.by);
+    if let Some(family) = &entry.family {
+        out.push_str(&format!(" {family}"));
+    }
+    if let Some(error) = &entry.error {
+        let error: String = error.chars().map(printable).collect();
+        out.push_str(&format!(
+            "  failed after {} ms: {error}\n",
+            count(done.milliseconds)
+        ));
+        return out;
+    }
+    out.push_str(&format!(
+        "  {} looked at, {} folded ({}, {} freed)",
+        counted(done.examined, "file"),
+        count(done.folded_files),
+        bytes(done.folded_bytes),
+        bytes(done.freed_bytes)
+    ));
+    let left = [
+        (done.busy_files, "in use"),
+        (done.recent_files, "altered a moment ago"),
+        (done.held_files, "held"),
+        (done.shared_paths, "paths into the shared layer"),
+        (done.unshared_paths, "out of it"),
+    ];
+    for (number, what) in left.into_iter().filter(|(number, _)| *number > 0) {
+        out.push_str(&format!(", {} {what}", count(number)));
+    }
+    out.push_str(&format!(", {} ms", count(done.milliseconds)));
+    if done.interrupted {
+        out.push_str(", interrupted");
+    }
+    out.push('\n');
+    out
+}
+
+/// An error may name a file of a guest.
+fn printable(letter: char) -> char {
+    if letter.is_control() { '?' } else { letter }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::report::PassReport;
+
+    #[test]
+    fn a_line_each() {
+        let pass = LogEntry {
+            by: "pass".into(),
+            family: None,
+            done: PassReport {
+                started: 61,
+                milliseconds: 1500,
+                examined: 2000,
+                folded_files: 3,
+                folded_bytes: 2048,
+                freed_bytes: 1024,
+                busy_files: 1,
+                held_files: 2,
+                interrupted: true,
+                ..PassReport::default()
+            },
+            error: None,
+        };
+        let fold = LogEntry {
+            by: "fold".into(),
+            family: Some("debian".into()),
+            done: PassReport::default(),
+            error: Some("web: \x1b[2J\nno space".into()),
+        };
+        let report = LogReport {
+            entries: vec![pass, fold],
+        };
+        assert_eq!(
+            render(&report),
+            "1970-01-01 00:01:01  pass  2,000 files looked at, 3 folded (2.0 KiB, 1.0 KiB freed), \
+             1 in use, 2 held, 1,500 ms, interrupted\n\
+             1970-01-01 00:00:00  fold debian  failed after 0 ms: web: ?[2J?no space\n"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! The log: what passes and folds did, also before the daemon that runs now.
+
+use std::time::Instant;
+
+use super::context::Context;
+use super::report::{FoldReport, LogEntry, LogReport, PassReport};
+use crate::error::{Context as _, Result};
+use crate::store::history::History;
+use crate::store::metadata::Time;
+
+/// Characters that are kept of an error.
+const ERROR_MAX: usize = 1000;
+
+/// A pass or fold that has begun.
+pub struct Begun {
+    started: i64,
+    at: Instant,
+}
+
+impl Begun {
+    /// Just now.
+    pub fn now() -> Self {
+        Self {
+            started: Time::now().seconds,
+            at: Instant::now(),
+        }
+    }
+
+    /// When it began and how long it took.
+    fn ended(&self) -> PassReport {
+        PassReport {
+            started: self.started,
+            milliseconds: u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ..PassReport::default()
+        }
+    }
+
+    /// Notes how a daemon's pass ended; nothing if there was nothing to do.
+    pub fn pass(&self, context: &Context, outcome: &Result<Option<PassReport>>) {
+        let (done, error) = match outcome {
+            Ok(None) => return,
+            Ok(Some(report)) => (report.clone(), None),
+            Err(error) => (self.ended(), Some(error.to_string())),
+        };
+        note(context, "pass", None, done, error);
+    }
+
+    /// Notes how a fold that somebody asked for ended.
+    pub fn fold(&self, context: &Context, family: Option<&str>, outcome: &Result<FoldReport>) {
+        let mut done = self.ended();
+        for family in outcome.iter().flat_map(|report| &report.families) {
+            done.examined += family.examined;
+            done.folded_files += family.folded_files;
+            done.folded_bytes += family.folded_bytes;
+            done.freed_bytes += family.freed_bytes;
+            done.busy_files += family.busy_files;
+            done.held_files += family.held_files;
+            done.shared_paths += family.shared_paths;
+            done.unshared_paths += family.unshared_paths;
+        }
+        let error = outcome.as_ref().err().map(ToString::to_string);
+        note(context, "fold", family, done, error);
+    }
+}
+
+/// Whether it can be noted or not, what was done is done.
+fn note(
+    context: &Context,
+    by: &str,
+    family: Option<&str>,
+    done: PassReport,
+    error: Option<String>,
+) {
+    let entry = LogEntry {
+        by: by.to_owned(),
+        family: family.map(str::to_owned),
+        done,
+        error: error.map(|error| error.chars().take(ERROR_MAX).collect()),
+    };
+    let noted = serde_json::to_vec(&entry).map_err(std::io::Error::from);
+    let noted = noted.and_then(|line| Ok(History::new(context.store.run()).add(&line)?));
+    if let Err(error) = noted {
+        log::warn!("run/folds.log: {error}");
+    }
+}
+
+/// The newest entries of the log, at most `last` of them, the newest last.
+///
+/// # Errors
+/// Those of the host.
+pub fn log(context: &Context, last: Option<u64>) -> Result<LogReport> {
+    let lines = History::new(context.store.run()).lines();
+    let lines = lines.about("run/folds.log")?;
+    // What is no entry was torn by a crash.
+    let entries = lines
+        .iter()
+        .filter_map(|line| serde_json::from_slice(line).ok());
+    let mut entries: Vec<LogEntry> = entries.collect();
+    let last = last.and_then(|last| usize::try_from(last).ok());
+    let first = entries.len().saturating_sub(last.unwrap_or(usize::MAX));
+    Ok(LogReport {
+        entries: entries.split_off(first),
+    })
+}
