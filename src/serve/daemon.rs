@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::store::catalog::{Image, ImageRole, Reads};
 use crate::store::number::ImageId;
 
-/// How long a daemon that ends with its last mount waits for its first.
+/// How long a daemon that ends with its last mount waits until it is asked for the first.
 const FIRST_MOUNT: Duration = Duration::from_secs(30);
 
 /// How often mounts are looked at that somebody may have unmounted with umount(8).
@@ -67,7 +67,8 @@ pub struct Daemon {
     changed: Condvar,
     /// An eventfd: readable once the daemon is ending.
     end: OwnedFd,
-    was_mounted: AtomicBool,
+    /// Whether somebody has asked for a mount, in vain or not.
+    was_asked: AtomicBool,
     pool: Arc<rayon::ThreadPool>,
 }
 
@@ -88,7 +89,7 @@ impl Daemon {
             work: Mutex::default(),
             changed: Condvar::new(),
             end: eventfd(0, EventfdFlags::CLOEXEC).about("an eventfd")?,
-            was_mounted: AtomicBool::new(false),
+            was_asked: AtomicBool::new(false),
             pool: pool::pool()?,
         }))
     }
@@ -151,7 +152,7 @@ impl Daemon {
                     return;
                 }
                 let waited =
-                    daemon.was_mounted.load(Ordering::Relaxed) || started.elapsed() > FIRST_MOUNT;
+                    daemon.was_asked.load(Ordering::Relaxed) || started.elapsed() > FIRST_MOUNT;
                 if lifetime == Lifetime::UntilUnmounted && idle && waited && work.calls == 0 {
                     work.ending = true;
                     drop(work);
@@ -277,7 +278,6 @@ impl Daemon {
                 }
             }
         }
-        self.was_mounted.store(true, Ordering::Relaxed);
         self.publish(&mounts);
         Ok(report)
     }
@@ -379,6 +379,9 @@ impl Performer for Daemon {
             Request::Unmount { directory } => self.unmount(directory.as_path(), call.dry_run),
             _ => crate::ops::perform(&self.context, &call, progress),
         };
+        if let Request::Mount { .. } = call.request {
+            self.was_asked.store(true, Ordering::Relaxed);
+        }
         self.work.lock().calls -= 1;
         self.changed.notify_all();
         result
