@@ -37,7 +37,6 @@ use crate::store::digest::Digest;
 use crate::store::mark::DirectoryRole;
 use crate::store::metadata::{Content, SharedInode};
 use crate::store::number::Number;
-use crate::store::objects::Objects;
 use crate::store::{Store, layout};
 use crate::sys::copy;
 use crate::sys::durable::{self, Step};
@@ -76,7 +75,7 @@ pub fn export_overlay(
         durable::mkdir(&tree, part.as_bytes(), 0o755).about(&target.shown)?;
     }
     let mut contents = Contents {
-        objects: source.objects,
+        source,
         directory: open(&tree, "objects", &target)?,
         written: HashSet::new(),
         progress,
@@ -123,7 +122,7 @@ fn write_text(tree: &OwnedFd, name: &str, mode: u32, text: &str) -> rustix::io::
 
 /// The data-only layer.
 pub(super) struct Contents<'a> {
-    objects: &'a Objects,
+    source: &'a ImageSource<'a>,
     directory: OwnedFd,
     written: HashSet<Digest>,
     progress: &'a dyn Progress,
@@ -135,9 +134,7 @@ impl Contents<'_> {
         if !self.written.insert(*digest) {
             return Ok(());
         }
-        let object = self.objects.open(digest)?;
-        let verification = self.objects.verification();
-        verification.examine_all(object.as_fd(), digest, size)?;
+        let object = self.source.open_object(digest, size)?;
         let about = || format!("object {digest}");
         let write = || -> rustix::io::Result<()> {
             let name = layout::object_directory(digest);

@@ -9,6 +9,7 @@ use crate::merge::lookup::Item;
 use crate::merge::view::View;
 use crate::merge::walk::{self, Visit};
 use crate::path_bytes::PathBytes;
+use crate::store::becoming;
 use crate::store::digest::Digest;
 use crate::store::entry;
 use crate::store::mark::{DirectoryRole, Role};
@@ -132,12 +133,12 @@ pub struct ImageSource<'a> {
 }
 
 impl ImageSource<'_> {
-    /// Opens an object; what an export writes is to be true.
+    /// Opens an object, or what another process is making it of; what an export writes is to be true.
     ///
     /// # Errors
     /// There is none, or it is damaged.
     pub(super) fn open_object(&self, digest: &Digest, size: u64) -> Result<OwnedFd> {
-        let file = self.objects.open(digest)?;
+        let file = becoming::open(self.objects, self.view.layer.work(), digest)?;
         let verification = self.objects.verification();
         verification.examine_all(file.as_fd(), digest, size)?;
         Ok(file)

@@ -1,5 +1,5 @@
 //! export: an image as a plain directory, an archive, or layers of the kernel's overlayfs. It reads
-//! the store only, so any process does it, also beside a daemon.
+//! the store only, so any process does it, also beside a daemon; only placement waits for it.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::report::ExportReport;
 use crate::archive::{self, ImageSource};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::store::catalog::Reads;
 
@@ -48,6 +48,7 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<ExportReport> {
     let store = &context.store;
+    let _placement = store.keep_placement()?;
     let image = store
         .catalog()
         .image_by_name(&options.image)?
@@ -59,16 +60,21 @@ pub fn export(
     };
     progress.message(&format!("writing {}", image.name));
     let destination = &options.destination;
-    let differences = match options.format {
+    let written = match options.format {
         Format::Dir => {
-            archive::export_directory(&source, store, destination, progress)?;
-            Vec::new()
+            archive::export_directory(&source, store, destination, progress).map(|()| Vec::new())
         }
         Format::Tar => {
-            archive::export_tar(&source, store, destination, progress)?;
-            Vec::new()
+            archive::export_tar(&source, store, destination, progress).map(|()| Vec::new())
         }
-        Format::Overlay => archive::export_overlay(&source, store, destination, progress)?,
+        Format::Overlay => archive::export_overlay(&source, store, destination, progress),
+    };
+    let differences = match written {
+        Err(_) if store.catalog().image(image.id)?.is_none() => {
+            let object = format!("image {}", image.name);
+            return Err(Error::failed(object, "it was removed while it was read"));
+        }
+        written => written?,
     };
     Ok(ExportReport {
         image: image.name,

@@ -8,6 +8,7 @@ use super::request::{Call, Request};
 use crate::archive::StagedImport;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::store::Access;
 
 /// Performs a call in the process that has the store open: for writing, unless the call is a dry
 /// run or alters nothing. Calls that alter the store wait for each other.
@@ -89,6 +90,9 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
         }
         Request::Check { content } => {
             let options = super::check::Options { content: *content };
+            // Another process may be altering the store.
+            let reads = context.store.access() == Access::Read;
+            let _placement = reads.then(|| context.store.keep_placement()).transpose()?;
             super::check::run(context, options, progress).map(Report::Check)
         }
         Request::Why { image, path } => super::why::why(context, image, path).map(Report::Why),

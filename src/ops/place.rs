@@ -10,7 +10,8 @@ use crate::store::number::FamilyId;
 /// uncover. What moved, or would move.
 ///
 /// # Errors
-/// Those of reading the private layers and the catalog; ENOSPC while covering. Every view is as it
+/// Another process is reading the layers (kind Busy): nothing is changed. Those of reading the private
+/// layers and the catalog; ENOSPC while covering. Every view is as it
 /// was, and what is half done is finished or superfluous when the family is next placed.
 pub fn run(
     context: &Context,
@@ -25,7 +26,13 @@ pub fn run(
     if dry_run {
         return Ok(work.placement.counts());
     }
-    let done = work.apply(&context.images)?;
+    let done = match work.placement.is_empty() {
+        true => work.apply(&context.images)?,
+        false => {
+            let _readers = context.store.alter_placement()?;
+            work.apply(&context.images)?
+        }
+    };
     if done.left_out > 0 {
         log::info!(
             "family {}: {} paths were in use and stay private",

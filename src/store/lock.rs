@@ -1,7 +1,11 @@
-//! `run/lock`: held by whoever may alter the store. It says who that is; the kernel releases it
-//! when the process ends, however it ends.
+//! The locks that processes hold on a store; the kernel releases them when the process ends, however
+//! it ends.
+//!
+//! `run/lock` is held by whoever may alter the store; it says who that is. `run` itself is locked by
+//! those who read layers without it ([`PlacementLock`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -60,6 +64,71 @@ fn busy(file: BorrowedFd<'_>, store: &str) -> Error {
     Error::busy(store, cause).remedy("try again when it has finished, or stop it")
 }
 
+/// How long a placement waits for readers.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it looks meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Where versions lie stays as it is while a process reads layers beside the one that alters the
+/// store: it reads the shared and the private ones one after the other, and would miss what moves
+/// from those it has not read to those it has. Guests go on working, and so does everything else.
+pub struct PlacementLock(OwnedFd);
+
+impl PlacementLock {
+    /// For a reader: waits for a placement under way, and keeps others waiting.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn keep(run: BorrowedFd<'_>, store: &str) -> Result<Self> {
+        let about = || format!("{store}: run");
+        let lock = Self(open_again(run).about(about())?);
+        loop {
+            match fs::flock(&lock.0, FlockOperation::LockShared) {
+                Err(Errno::INTR) => {}
+                locked => return locked.about(about()).map(|()| lock),
+            }
+        }
+    }
+
+    /// For who moves versions: waits a little for the readers.
+    ///
+    /// # Errors
+    /// Of kind [`crate::error::ErrorKind::Busy`] when they go on reading.
+    pub fn alter(run: BorrowedFd<'_>, store: &str) -> Result<Self> {
+        let about = || format!("{store}: run");
+        let lock = Self(open_again(run).about(about())?);
+        let begun = Instant::now();
+        loop {
+            match fs::flock(&lock.0, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(lock),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => std::thread::sleep(LOOK),
+                Err(Errno::WOULDBLOCK) => {
+                    let cause = "an export or a check is reading it: nothing moves into the shared \
+                                 layers or out of them";
+                    return Err(Error::busy(store, cause).remedy("fold again when it has finished"));
+                }
+                Err(errno) => return Err(errno).about(about()),
+            }
+        }
+    }
+}
+
+impl Drop for PlacementLock {
+    fn drop(&mut self) {
+        if let Err(errno) = fs::flock(&self.0, FlockOperation::Unlock) {
+            log::warn!("run: {errno}");
+        }
+    }
+}
+
+/// A lock belongs to an open file: each has its own.
+fn open_again(directory: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::openat(directory, ".", flags, Mode::empty())
+}
+
 fn holder(file: BorrowedFd<'_>) -> Option<u32> {
     let mut buffer = [0; 16];
     let length = copy::read_at(file, &mut buffer, 0).ok()?;
@@ -105,6 +174,24 @@ mod tests {
         drop(lock);
         StoreLock::take(run.as_fd(), "store x").unwrap();
         drop(inherited);
+    }
+
+    #[test]
+    fn readers_keep_placement_waiting_and_not_each_other() {
+        let temporary = tempfile::tempdir().unwrap();
+        let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let readers = [(); 2].map(|()| PlacementLock::keep(run.as_fd(), "store x").unwrap());
+        let error = PlacementLock::alter(run.as_fd(), "store x")
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Busy);
+        drop(readers);
+        let placing = PlacementLock::alter(run.as_fd(), "store x").unwrap();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| PlacementLock::keep(run.as_fd(), "store x").map(|_| ()));
+            drop(placing);
+            reader.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::catalog::{Catalog, CatalogMode, Numbers};
 use super::format_file::FormatFile;
 use super::image_dirs::open_directory;
 use super::layout;
-use super::lock::StoreLock;
+use super::lock::{PlacementLock, StoreLock};
 use super::objects::Objects;
 use super::recovery;
 use super::staging::StagingDirectory;
@@ -166,6 +166,23 @@ impl Store {
     /// Errors of the file system.
     pub fn stage(&self, purpose: &str) -> Result<StagingDirectory> {
         StagingDirectory::new(self.staging(), purpose)
+    }
+
+    /// Where versions lie stays as it is until this is dropped: for who reads layers in a process
+    /// that does not hold the store's lock.
+    ///
+    /// # Errors
+    /// As [`PlacementLock::keep`].
+    pub fn keep_placement(&self) -> Result<PlacementLock> {
+        PlacementLock::keep(self.run(), &format!("store {}", self.path.display()))
+    }
+
+    /// Versions may move until this is dropped.
+    ///
+    /// # Errors
+    /// As [`PlacementLock::alter`].
+    pub fn alter_placement(&self) -> Result<PlacementLock> {
+        PlacementLock::alter(self.run(), &format!("store {}", self.path.display()))
     }
 
     /// Makes what was written to the store durable: one syncfs(2).
