@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
+use super::check;
 use super::collect;
 use super::context::Context;
+use super::perform;
+use super::report::{Finding, Report};
 use super::request::{Call, Request};
-use super::{perform, report::Report};
-use crate::progress::Silent;
+use crate::progress::{Progress, Silent};
 use crate::store::catalog::{ImageRole, NewFamily, NewImage, Share};
 use crate::store::digest::Digest;
 use crate::store::draft::write_mark;
@@ -201,6 +203,30 @@ fn an_import_that_pins_meanwhile_keeps_its_object() {
     assert_eq!(report.removed.len(), 1);
     assert_eq!(report.removed[0].digest, second.to_string());
     assert!(fixture.has(&first) && !fixture.has(&second) && fixture.has(&third));
+}
+
+/// Collects when a check has seen which objects there are.
+struct Meanwhile<'a>(&'a Fixture);
+
+impl Progress for Meanwhile<'_> {
+    fn total(&self, _bytes: u64) {
+        assert_eq!(self.0.collect(false).len(), 1);
+    }
+    fn advance(&self, _bytes: u64) {}
+    fn message(&self, _text: &str) {}
+}
+
+#[test]
+fn a_check_does_not_miss_what_is_collected_meanwhile() {
+    let fixture = Fixture::new();
+    fixture.family(fixture.object("shared"));
+    let garbage = fixture.object("garbage");
+    let options = check::Options { content: true };
+    let report = check::run(&fixture.context, options, &Meanwhile(&fixture)).unwrap();
+    assert!(!fixture.has(&garbage));
+    let object = layout::object_name(&garbage);
+    let missed = |finding: &Finding| finding.object.to_string().contains(&object);
+    assert!(!report.findings.iter().any(missed), "{report:?}");
 }
 
 #[test]

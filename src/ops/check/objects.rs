@@ -1,11 +1,14 @@
 //! Objects against what refers to them.
 
 use rayon::prelude::*;
+use rustix::fs::AtFlags;
 
 use super::{Findings, Options};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::context::Context;
+use crate::ops::references::references;
 use crate::progress::Progress;
+use crate::store::catalog::Reads;
 use crate::store::digest::Digest;
 use crate::store::layout;
 use crate::store::objects::Found;
@@ -65,23 +68,9 @@ pub(super) fn check(
     findings.report.objects = there.len() as u64;
     let mut missing: Vec<_> = missing.into_iter().collect();
     missing.sort();
-    if !missing.is_empty() {
-        // A fold gives what it has made an object of its name before it lets others go on.
-        let _alone = context.alone();
-        let mut still = Vec::new();
-        for (digest, who) in missing {
-            if !objects.exists(&digest)? {
-                still.push((digest, who));
-            }
-        }
-        missing = still;
-    }
-    for (digest, (_, who)) in missing {
-        findings.add(
-            path(&digest),
-            format!("it is missing; {who} needs it"),
-            REMEDY,
-        );
+    for (digest, (_, who)) in still_missing(context, missing)? {
+        let cause = format!("it is missing; {who} needs it");
+        findings.add(path(&digest), cause, REMEDY);
     }
     if !options.content {
         for (digest, cause) in objects.verification().damaged() {
@@ -90,28 +79,68 @@ pub(super) fn check(
         return Ok(());
     }
     progress.total(there.iter().map(|(_, size)| size).sum());
-    let damaged: Vec<(Digest, String)> = there
+    let damaged: Vec<(Digest, Error)> = there
         .par_iter()
         .filter_map(|(digest, size)| {
             let verdict = match objects.verify(digest) {
-                Ok(true) => {
-                    objects.verification().is_mended(digest);
-                    None
-                }
+                Ok(true) => None,
                 Ok(false) => {
                     let cause = "its content does not have its digest";
-                    objects.verification().is_damaged(digest, cause);
-                    Some(cause.to_owned())
+                    Some(Error::failed(path(digest), cause))
                 }
-                Err(error) => Some(error.cause),
+                Err(error) => Some(error),
             };
             progress.advance(*size);
-            verdict.map(|cause| (*digest, cause))
+            verdict.map(|error| (*digest, error))
         })
         .collect();
+    let is_gone = |error: &Error| error.errno == Some(libc::ENOENT);
+    let (gone, damaged): (Vec<_>, Vec<_>) =
+        damaged.into_iter().partition(|(_, error)| is_gone(error));
     findings.report.content_bytes = there.iter().map(|(_, size)| size).sum();
-    for (digest, cause) in damaged {
-        findings.add(path(&digest), cause, REMEDY);
+    let gone = still_missing(context, gone)?.into_iter();
+    for (digest, error) in damaged.into_iter().chain(gone) {
+        findings.add(path(&digest), error.cause, REMEDY);
     }
     Ok(())
+}
+
+/// Those that are not there and are needed: between two looks a guest may have let go of an object,
+/// and a collect have removed it.
+fn still_missing<T>(context: &Context, missing: Vec<(Digest, T)>) -> Result<Vec<(Digest, T)>> {
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    // A fold gives what it has made an object of its name before it lets others go on.
+    let _alone = context.alone();
+    let needed = references(context)
+        .inspect_err(|error| log::warn!("all that was needed may still be: {error}"))
+        .ok();
+    let mut still = Vec::new();
+    for (digest, what) in missing {
+        let needed = needed
+            .as_ref()
+            .is_none_or(|needed| needed.contains(&digest));
+        if needed && !is_there(context, &digest)? {
+            still.push((digest, what));
+        }
+    }
+    Ok(still)
+}
+
+/// Whether there is an object, or a file that another process is making it of.
+fn is_there(context: &Context, digest: &Digest) -> Result<bool> {
+    let store = &context.store;
+    if store.objects().exists(digest)? {
+        return Ok(true);
+    }
+    let name = layout::work_name(digest);
+    for image in store.catalog().images()? {
+        let dirs = store.image_dirs(image.id)?;
+        if rustix::fs::statat(&dirs.work, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Ok(true);
+        }
+    }
+    // It may have got its name in between.
+    store.objects().exists(digest)
 }
