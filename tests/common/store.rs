@@ -186,6 +186,16 @@ impl TestStore {
         store
     }
 
+    /// The store that is in such a directory already, as `store`.
+    pub fn existing(directory: TempDir) -> TestStore {
+        super::fix_umask();
+        TestStore {
+            place: directory.path().to_owned(),
+            path: directory.path().join("store"),
+            directory: Some(directory),
+        }
+    }
+
     /// A command for this store.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(program());
