@@ -10,6 +10,8 @@ mod common;
 
 #[path = "damaged_store/reads.rs"]
 mod reads;
+#[path = "damaged_store/repair.rs"]
+mod repair;
 
 use std::ffi::OsStr;
 use std::fs;

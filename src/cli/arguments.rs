@@ -128,7 +128,7 @@ mod tests {
             .map(|c| c.get_name())
             .collect();
         let expected = "init import clone rename remove mount unmount fold hold release \
-                        collect";
+                        check collect";
         assert_eq!(with.join(" "), expected);
     }
 

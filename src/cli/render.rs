@@ -165,6 +165,9 @@ fn collect(report: &CollectReport, would: Would) -> String {
 
 fn check(report: &CheckReport) -> String {
     let mut out = String::new();
+    for repair in &report.repairs {
+        out.push_str(&format!("{}: {}\n", repair.object, repair.done));
+    }
     for finding in &report.findings {
         out.push_str(&format!("{}: {}", finding.object, finding.cause));
         if !finding.remedy.is_empty() {
@@ -457,6 +460,7 @@ mod tests {
                 remedy: String::new(),
             }],
             redundant: Vec::new(),
+            repairs: Vec::new(),
         });
         assert!(report.has_findings());
         assert_eq!(

@@ -21,6 +21,7 @@ pub mod place;
 mod references;
 pub mod remove;
 pub mod rename;
+pub mod repair;
 pub mod report;
 #[cfg(test)]
 mod report_tests;

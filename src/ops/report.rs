@@ -303,6 +303,18 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
     /// What is right but could be smaller: private entries that equal the shared ones.
     pub redundant: Vec<Finding>,
+    /// What a repair has done, or would do. `findings` is what is left then.
+    #[serde(default)]
+    pub repairs: Vec<Repair>,
+}
+
+/// Something that a repair has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// What was wrong: a path below the store.
+    pub object: PathBytes,
+    /// What was done about it.
+    pub done: String,
 }
 
 /// Something that a check found.

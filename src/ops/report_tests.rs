@@ -121,6 +121,10 @@ fn samples() -> Vec<Report> {
         Report::Check(CheckReport {
             findings: vec![finding()],
             redundant: vec![finding()],
+            repairs: vec![Repair {
+                object: path(),
+                done: text(),
+            }],
             ..CheckReport::default()
         }),
         Report::Status(StatusReport {

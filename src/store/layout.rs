@@ -11,6 +11,7 @@
 //!     work/DIGEST                             work_name
 //!   staging/
 //!   run/lock  run/control.sock  run/daemon.log  run/folds.log  run/folds.log.1
+//!   quarantine/NUMBER  quarantine/list
 //! ```
 
 use super::digest::Digest;
@@ -37,6 +38,10 @@ pub const STAGING: &str = "staging";
 /// How the directory in [`STAGING`] begins that holds objects being collected, by
 /// [`work_name`].
 pub const WITHDRAWN: &str = "withdrawn";
+/// What a repair moved out of the way.
+pub const QUARANTINE: &str = "quarantine";
+/// What lies there, and why, in [`QUARANTINE`].
+pub const QUARANTINE_LIST: &str = "list";
 /// Lock and control socket.
 pub const RUN: &str = "run";
 /// The lock, in [`RUN`].

@@ -25,6 +25,7 @@ pub mod open;
 #[cfg(test)]
 mod open_tests;
 pub mod pins;
+pub mod quarantine;
 mod recovery;
 pub mod shared;
 pub mod staging;

@@ -144,6 +144,24 @@ impl Objects {
         }
     }
 
+    /// Makes the file `name` in `from` the object `digest`, in place of a damaged one, if there is
+    /// one. Otherwise as [`Objects::publish`].
+    ///
+    /// # Errors
+    /// The file stays where it is.
+    #[track_caller]
+    pub fn replace(&self, from: BorrowedFd<'_>, name: &[u8], digest: &Digest) -> Result<()> {
+        if self.stat(digest)?.is_none() {
+            self.publish(from, name, digest)?;
+            return Ok(());
+        }
+        let object = layout::object_name(digest);
+        let (to, flags) = (self.directory.as_fd(), RenameFlags::empty());
+        durable::rename(from, name, to, object.as_bytes(), flags).about(about(digest))?;
+        self.verification.is_mended(digest);
+        Ok(())
+    }
+
     /// Gives the file `name` in `from` an object's mode, owner and xattrs (none).
     ///
     /// # Errors

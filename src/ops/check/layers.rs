@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{OFlags, Stat};
+use rustix::fs::{self, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::Findings;
+use super::{Findings, Fix};
 use crate::error::{Context as _, Result};
 use crate::merge::locate::{self, Located};
 use crate::merge::view::View;
@@ -14,10 +14,12 @@ use crate::ops::context::Context;
 use crate::store::catalog::{Image, Reads};
 use crate::store::layer::{self, PrivateEntry};
 use crate::store::layout;
-use crate::store::mark::{DirectoryRole, Mark, Role};
+use crate::store::mark::{self, DirectoryRole, Mark, Role};
 use crate::store::number::Number;
+use crate::sys::xattr;
 
-const FOREIGN: &str = "move it elsewhere: nothing but foldfs may write there";
+const FOREIGN: &str =
+    "`foldfs check --repair` moves it to quarantine/: nothing but foldfs may write there";
 const RESTORE: &str = "restore the file in the image from another copy";
 
 /// How often a number stands in the layer.
@@ -25,6 +27,9 @@ const RESTORE: &str = "restore the file in the image from another copy";
 struct Places {
     entries: u32,
     tokens: u32,
+    /// Where the first of the private names is.
+    name: Vec<u8>,
+    has_token: bool,
 }
 
 struct Checker<'a> {
@@ -48,6 +53,7 @@ pub(super) fn check(
     next_number: u64,
     findings: &mut Findings,
 ) -> Result<()> {
+    parts(context, image, findings)?;
     let view = context.images.view(image)?;
     let mut checker = Checker {
         view: &view,
@@ -58,6 +64,7 @@ pub(super) fn check(
     };
     checker.private()?;
     checker.index()?;
+    checker.tokens();
     checker.aliases(context)?;
     for directory in view.layer.redirect_numbers()? {
         if let Located::Nowhere = locate::locate(&view, directory)? {
@@ -65,6 +72,58 @@ pub(super) fn check(
                 "image {}: redirects/{directory} is not needed any more",
                 image.name
             );
+        }
+    }
+    Ok(())
+}
+
+/// What must be right for the image to be opened at all.
+fn parts(context: &Context, image: &Image, findings: &mut Findings) -> Result<()> {
+    let about = format!("images/{}", image.id);
+    let name = layout::image_name(image.id);
+    let root = layer::open_directory(context.store.images(), name.as_bytes(), OFlags::RDONLY);
+    let root = root.about(&about).map_err(|error| {
+        let lost = "restore it from a backup of the store, or remove the image";
+        error.remedy(lost)
+    })?;
+    for part in layout::IMAGE_PARTS {
+        let path = format!("{about}/{part}");
+        let directory = match layer::open_directory(&root, part.as_bytes(), OFlags::RDONLY) {
+            Ok(directory) => directory,
+            // Nothing replaces it: an empty one would show what the guest has removed.
+            Err(_) if part == layout::PRIVATE => continue,
+            Err(Errno::NOENT) => {
+                findings.add(&*path, "it is missing", "");
+                findings.fix(Fix::Directory { path: path.into() });
+                continue;
+            }
+            Err(error) => {
+                let cause = std::io::Error::from(error).to_string();
+                findings.add(&*path, &*cause, FOREIGN);
+                let path = path.into();
+                findings.fix(Fix::Aside {
+                    path,
+                    cause,
+                    hides: false,
+                });
+                continue;
+            }
+        };
+        if part != layout::INDEX && part != layout::REDIRECTS {
+            continue;
+        }
+        for name in layer::names_in(directory.as_fd()).about(&path)? {
+            let is_token = part == layout::INDEX && layout::parse_token(&name).is_some();
+            if !is_token && layout::parse_number(&name).is_none() {
+                let path = [path.as_bytes(), b"/", &name].concat();
+                let cause = "a name that foldfs does not make";
+                findings.add(&*path, cause, FOREIGN);
+                findings.fix(Fix::Aside {
+                    path,
+                    cause: cause.into(),
+                    hides: false,
+                });
+            }
         }
     }
     Ok(())
@@ -137,7 +196,7 @@ impl Checker<'_> {
             }
             Ok(None) => return Ok(None),
             Err(Errno::BADMSG) => {
-                self.add(b"private", path, "an entry without a valid mark", FOREIGN);
+                self.unmarked(parent, name, path, hidden.is_some())?;
                 return Ok(None);
             }
             Err(error) => {
@@ -152,7 +211,10 @@ impl Checker<'_> {
         };
         match mark.role {
             Role::Name => {
-                self.places.entry(mark.number).or_default().tokens += 1;
+                let object = self.object(b"private", path);
+                let places = self.places.entry(mark.number).or_default();
+                places.tokens += 1;
+                places.name = object;
                 if !self.view.is_indexed(mark.number) {
                     let cause = format!("there is no index/{} for it", mark.number);
                     self.add(b"private", path, cause, RESTORE);
@@ -161,6 +223,16 @@ impl Checker<'_> {
             }
             Role::Directory(role) => {
                 self.number(b"private", path, mark.number);
+                let regular = hidden.map(|inode| inode.number);
+                if let Some(shared) = role.shared()
+                    && regular != Some(shared)
+                    && !self.view.is_redirected(shared)
+                {
+                    let cause = format!("there is no redirects/{shared} for it");
+                    self.add(b"private", path, cause, "");
+                    let image = self.image.id;
+                    self.findings.fix(Fix::Redirect { image, shared });
+                }
                 self.directory(parent, name, path, role)
             }
             Role::File | Role::Stub { .. } => {
@@ -173,6 +245,31 @@ impl Checker<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// An entry that foldfs did not make, or whose mark is damaged.
+    fn unmarked(&mut self, parent: &Pending, name: &[u8], path: &[u8], hides: bool) -> Result<()> {
+        let about = || format!("images/{}/private", self.image.id);
+        let directory = parent.directory.as_fd();
+        let object = self.object(b"private", path);
+        if xattr::get(directory, name, mark::NAME.as_bytes())
+            .about(about())?
+            .is_none()
+        {
+            let cause = "an entry without a mark: foldfs did not make it";
+            self.add(b"private", path, cause, FOREIGN);
+            self.findings.fix(Fix::Aside {
+                path: object,
+                cause: cause.into(),
+                hides,
+            });
+            return Ok(());
+        }
+        self.add(b"private", path, "its mark is damaged", RESTORE);
+        if is_file_with_data(directory, name).about(about())? {
+            self.findings.fix(Fix::Mark { path: object });
+        }
+        Ok(())
     }
 
     fn directory(
@@ -224,6 +321,7 @@ impl Checker<'_> {
                 format!("its number {number} was never handed out"),
                 RESTORE,
             );
+            self.findings.fix(Fix::Counter(number));
         }
         let places = self.places.entry(number).or_default();
         places.entries += 1;
@@ -257,7 +355,6 @@ impl Checker<'_> {
                 continue;
             }
             let Some(number) = layout::parse_number(&name) else {
-                self.add(b"index", &path, "a name that foldfs does not make", FOREIGN);
                 continue;
             };
             match layer::read_entry(index, &name) {
@@ -276,8 +373,29 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Names whose token is gone.
+    fn tokens(&mut self) {
+        let lost = |(number, places): (&Number, &Places)| {
+            let lost = places.tokens > 0 && !places.has_token;
+            lost.then(|| (*number, places.name.clone()))
+        };
+        let lost: Vec<_> = self.places.iter().filter_map(lost).collect();
+        for (number, name) in lost {
+            let cause = format!("there is no index/{number}.names, of which it is a link");
+            self.findings.add(&*name, cause, "");
+            let image = self.image.id;
+            self.findings.fix(Fix::Token {
+                image,
+                number,
+                name,
+            });
+        }
+    }
+
     fn token(&mut self, index: BorrowedFd<'_>, number: Number, name: &[u8], path: &[u8]) {
-        let found = self.places.get(&number).map_or(0, |places| places.tokens);
+        let places = self.places.entry(number).or_default();
+        places.has_token = true;
+        let found = places.tokens;
         match layer::read_entry(index, name) {
             Ok(Some(PrivateEntry::Marked { stat, mark }))
                 if mark.number == number && mark.role == Role::Name =>
@@ -319,5 +437,20 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether it is certainly no stub: those are holes from end to end.
+fn is_file_with_data(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<bool> {
+    let stat = fs::statat(directory, name, fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_nlink != 1 {
+        return Ok(false);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::openat(directory, name, flags, Mode::empty())?;
+    match fs::seek(&file, SeekFrom::Data(0)) {
+        Ok(_) => Ok(true),
+        Err(Errno::NXIO) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -5,6 +5,7 @@
 //! looked at again while changes of its family wait, and a missing object while no operation runs.
 //! Both hold in the process that the guests are served by; no other can be sure.
 
+mod fix;
 mod layers;
 mod objects;
 mod shared;
@@ -13,6 +14,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+
+pub use fix::Fix;
 
 use super::context::Context;
 use super::report::{CheckReport, Finding};
@@ -38,6 +41,7 @@ type References = HashMap<Digest, (u64, String)>;
 struct Findings {
     report: CheckReport,
     references: References,
+    fixes: Vec<Fix>,
 }
 
 impl Findings {
@@ -47,6 +51,11 @@ impl Findings {
             cause: cause.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// What can be done about the last finding.
+    fn fix(&mut self, fix: Fix) {
+        self.fixes.push(fix);
     }
 
     fn redundant(&mut self, object: impl Into<Vec<u8>>, cause: &str) {
@@ -63,6 +72,7 @@ impl Findings {
         report.entries += image.report.entries;
         report.findings.extend(image.report.findings);
         report.redundant.extend(image.report.redundant);
+        self.fixes.extend(image.fixes);
         for (digest, (size, who)) in image.references {
             self.refer(digest, size, &who);
         }
@@ -87,6 +97,18 @@ impl Findings {
 /// # Errors
 /// Only where nothing can be read at all: damage is a finding.
 pub fn run(context: &Context, options: Options, progress: &dyn Progress) -> Result<CheckReport> {
+    Ok(run_for_repair(context, options, progress)?.0)
+}
+
+/// Likewise; with what can be done about the findings, in the order in which it should be done.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_for_repair(
+    context: &Context,
+    options: Options,
+    progress: &dyn Progress,
+) -> Result<(CheckReport, Vec<Fix>)> {
     let mut findings = Findings::default();
     let catalog = context.store.catalog();
     for line in catalog.integrity_check()? {
@@ -105,7 +127,7 @@ pub fn run(context: &Context, options: Options, progress: &dyn Progress) -> Resu
     directories(context, &mut findings)?;
     progress.message("objects");
     objects::check(context, options, progress, &mut findings)?;
-    Ok(findings.report)
+    Ok((findings.report, findings.fixes))
 }
 
 /// One image's private layer.
@@ -143,6 +165,11 @@ fn directories(context: &Context, findings: &mut Findings) -> Result<()> {
                 "a name that foldfs does not make",
                 "move it elsewhere",
             );
+            findings.fix(Fix::Aside {
+                path: [layout::IMAGES.as_bytes(), b"/", &name].concat(),
+                cause: "no name of an image".into(),
+                hides: false,
+            });
             continue;
         };
         let is_known = loop {

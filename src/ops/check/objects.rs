@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use rustix::fs::AtFlags;
 
-use super::{Findings, Options};
+use super::{Findings, Fix, Options};
 use crate::error::{Error, Result};
 use crate::ops::context::Context;
 use crate::ops::references::references;
@@ -13,7 +13,8 @@ use crate::store::digest::Digest;
 use crate::store::layout;
 use crate::store::objects::Found;
 
-const REMEDY: &str = "import an image that has this file, or restore the object from a backup";
+const REMEDY: &str =
+    "`foldfs check --repair --content` mends it from another copy, if there is one";
 
 fn path(digest: &Digest) -> String {
     format!("objects/{}", layout::object_name(digest))
@@ -39,6 +40,7 @@ pub(super) fn check(
                         "it is not root's alone, or not read-only",
                         "chown root:root and chmod 400 it",
                     );
+                    findings.fix(Fix::Owner(digest));
                 }
                 if stat.st_nlink != 1 {
                     findings.add(
@@ -49,18 +51,26 @@ pub(super) fn check(
                         ),
                         "find the other name and remove it",
                     );
+                    findings.fix(Fix::OwnInode(digest));
                 }
                 if let Some((wanted, who)) = missing.remove(&digest)
                     && wanted != size
                 {
                     let cause = format!("it has {size} bytes, {who} says {wanted}");
                     findings.add(&*object, cause, REMEDY);
+                    let size = wanted;
+                    findings.fix(Fix::Object { digest, size });
                 }
                 there.push((digest, size));
             }
             Found::Foreign(name) => {
                 let object = [b"objects/".as_slice(), &name].concat();
-                findings.add(object, "it is no object", "move it elsewhere");
+                findings.add(&*object, "it is no object", "move it elsewhere");
+                findings.fix(Fix::Aside {
+                    path: object,
+                    cause: "it is no object".into(),
+                    hides: false,
+                });
             }
         }
         Ok(())
@@ -68,9 +78,10 @@ pub(super) fn check(
     findings.report.objects = there.len() as u64;
     let mut missing: Vec<_> = missing.into_iter().collect();
     missing.sort();
-    for (digest, (_, who)) in still_missing(context, missing)? {
+    for (digest, (size, who)) in still_missing(context, missing)? {
         let cause = format!("it is missing; {who} needs it");
         findings.add(path(&digest), cause, REMEDY);
+        findings.fix(Fix::Object { digest, size });
     }
     if !options.content {
         for (digest, cause) in objects.verification().damaged() {
@@ -79,28 +90,41 @@ pub(super) fn check(
         return Ok(());
     }
     progress.total(there.iter().map(|(_, size)| size).sum());
-    let damaged: Vec<(Digest, Error)> = there
+    let damaged: Vec<(Digest, (u64, Error))> = there
         .par_iter()
         .filter_map(|(digest, size)| {
             let verdict = match objects.verify(digest) {
-                Ok(true) => None,
+                Ok(true) => {
+                    objects.verification().is_mended(digest);
+                    None
+                }
                 Ok(false) => {
                     let cause = "its content does not have its digest";
+                    objects.verification().is_damaged(digest, cause);
                     Some(Error::failed(path(digest), cause))
                 }
                 Err(error) => Some(error),
             };
             progress.advance(*size);
-            verdict.map(|error| (*digest, error))
+            verdict.map(|error| (*digest, (*size, error)))
         })
         .collect();
     let is_gone = |error: &Error| error.errno == Some(libc::ENOENT);
-    let (gone, damaged): (Vec<_>, Vec<_>) =
-        damaged.into_iter().partition(|(_, error)| is_gone(error));
+    let (gone, damaged): (Vec<_>, Vec<_>) = damaged
+        .into_iter()
+        .partition(|(_, (_, error))| is_gone(error));
     findings.report.content_bytes = there.iter().map(|(_, size)| size).sum();
     let gone = still_missing(context, gone)?.into_iter();
-    for (digest, error) in damaged.into_iter().chain(gone) {
+    for (digest, (size, error)) in damaged.into_iter().chain(gone) {
         findings.add(path(&digest), error.cause, REMEDY);
+        // One of another size is to be mended already.
+        let is_known = findings
+            .fixes
+            .iter()
+            .any(|fix| matches!(fix, Fix::Object { digest: known, .. } if *known == digest));
+        if !is_known {
+            findings.fix(Fix::Object { digest, size });
+        }
     }
     Ok(())
 }
@@ -131,16 +155,21 @@ fn still_missing<T>(context: &Context, missing: Vec<(Digest, T)>) -> Result<Vec<
 /// Whether there is an object, or a file that another process is making it of.
 fn is_there(context: &Context, digest: &Digest) -> Result<bool> {
     let store = &context.store;
-    if store.objects().exists(digest)? {
+    // Something else in its place is none.
+    let exists = || store.objects().exists(digest).unwrap_or(false);
+    if exists() {
         return Ok(true);
     }
     let name = layout::work_name(digest);
     for image in store.catalog().images()? {
-        let dirs = store.image_dirs(image.id)?;
+        // One that is damaged is a finding of its own.
+        let Ok(dirs) = store.image_dirs(image.id) else {
+            continue;
+        };
         if rustix::fs::statat(&dirs.work, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Ok(true);
         }
     }
     // It may have got its name in between.
-    store.objects().exists(digest)
+    Ok(exists())
 }
