@@ -12,6 +12,7 @@ build="gcc:cc libc6-dev:/usr/include/stdio.h make:make"
 test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
     btrfs-progs:mkfs.btrfs fuse3:fusermount3
     mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3
+    python3-prometheus-client:/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py
     rsync:rsync mmdebstrap:mmdebstrap sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
 bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3"

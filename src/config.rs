@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind as Io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub interval: Option<Duration>,
     /// How long a pass leaves a file alone after it was altered.
     pub quiet: Duration,
+    /// Where a daemon serves metrics over HTTP: an address of this host only.
+    pub metrics: Option<SocketAddr>,
     /// Which share of the objects that guests open a daemon verifies first.
     pub verify: Rate,
 }
@@ -42,6 +45,7 @@ impl Default for Config {
             session_threads: 2,
             interval: Some(Duration::from_secs(5 * 60)),
             quiet: Duration::from_secs(30),
+            metrics: None,
             verify: Rate::NEVER,
         }
     }
@@ -104,6 +108,21 @@ const KEYS: &[Key] = &[
         allowed: "a time from \"0s\" to \"30days\"",
         set: |config, value| {
             config.quiet = time(value, 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "metrics",
+        allowed: "a port of this host only, like \"127.0.0.1:9469\" or \"[::1]:9469\", or \"never\"",
+        set: |config, value| {
+            config.metrics = match value.as_str()? {
+                "never" => None,
+                text => {
+                    let address: SocketAddr = text.parse().ok()?;
+                    let own = address.ip().is_loopback() && address.port() != 0;
+                    Some(own.then_some(address)?)
+                }
+            };
             Some(())
         },
     },
@@ -228,6 +247,17 @@ mod tests {
         assert_eq!(parse("verify = 'always'").unwrap().verify, Rate::ALWAYS);
         assert_eq!(parse("verify = 1").unwrap().verify, Rate::ALWAYS);
         parse("verify = 1.5").unwrap_err();
+        let metrics = parse("metrics = '[::1]:9469'").unwrap().metrics;
+        assert_eq!(metrics.unwrap().to_string(), "[::1]:9469");
+        for other in [
+            "0.0.0.0:9469",
+            "192.168.1.1:9469",
+            "127.0.0.1:0",
+            "localhost:9469",
+            "9469",
+        ] {
+            parse(&format!("metrics = '{other}'")).unwrap_err();
+        }
         assert_ne!(config, default);
         assert_eq!(parse("interval = 'never'").unwrap().interval, None);
     }
@@ -238,7 +268,7 @@ mod tests {
             (
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
-                 use any of: store, share, threads, session_threads, interval, quiet, verify",
+                 use any of: store, share, threads, session_threads, interval, quiet, metrics, verify",
             ),
             (
                 "share = \"some\"",

@@ -70,7 +70,7 @@ fn listing(store: &TestStore) -> Snapshot {
     snapshot
 }
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "init",
     "import",
     "clone",
@@ -84,6 +84,7 @@ const COMMANDS: [&str; 20] = [
     "hold",
     "release",
     "log",
+    "metrics",
     "why",
     "check",
     "collect",

@@ -16,6 +16,8 @@ mod daemon;
 mod holds;
 #[path = "mounted_tools/log.rs"]
 mod log;
+#[path = "mounted_tools/metrics.rs"]
+mod metrics;
 #[path = "mounted_tools/passes.rs"]
 mod passes;
 #[path = "mounted_tools/programs.rs"]

@@ -87,6 +87,7 @@ pub enum Command {
     Hold(holds::Hold),
     Release(holds::Release),
     Log(history::Log),
+    Metrics(history::Metrics),
     Why(sharing::Why),
     Check(stores::Check),
     Collect(stores::Collect),
@@ -115,7 +116,7 @@ mod tests {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
-                        log why check collect export daemon completions man";
+                        log metrics why check collect export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 

@@ -1,4 +1,4 @@
-//! What was done: log.
+//! What was done: log, metrics.
 
 use clap::Args;
 
@@ -22,6 +22,18 @@ pub struct Log {
 impl Log {
     pub fn run(self, session: &Session) -> Result<Outcome> {
         session.run(Request::Log { last: self.last }, false)
+    }
+}
+
+/// Print what the daemon did since it began, as OpenMetrics text
+///
+/// The configuration's `metrics` has the daemon serve it over HTTP, too.
+#[derive(Debug, Args)]
+pub struct Metrics {}
+
+impl Metrics {
+    pub fn run(self, session: &Session) -> Result<Outcome> {
+        session.run(Request::Metrics, false)
     }
 }
 

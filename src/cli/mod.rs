@@ -80,6 +80,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Hold(hold) => hold.run(&session),
         Command::Release(release) => release.run(&session),
         Command::Log(log) => log.run(&session),
+        Command::Metrics(metrics) => metrics.run(&session),
         Command::Why(why) => why.run(&session),
         Command::Check(check) => check.run(&session),
         Command::Collect(collect) => collect.run(&session),

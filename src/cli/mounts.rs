@@ -161,12 +161,16 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
     let config = &session.config;
     let objects = context.store.objects();
     objects.verification().set_rate(config.verify);
-    let schedule = Schedule {
-        interval: config.interval,
-        quiet: config.quiet,
+    let options = daemon::Options {
+        socket: session.socket(),
+        session_threads: config.session_threads,
+        schedule: Schedule {
+            interval: config.interval,
+            quiet: config.quiet,
+        },
+        metrics: config.metrics,
     };
-    let socket = session.socket();
-    let daemon = daemon::Daemon::new(context, socket, config.session_threads, schedule)?;
+    let daemon = daemon::Daemon::new(context, options)?;
     if let Some(call) = first {
         let report = daemon.perform(call, &*session.progress())?;
         session.show(&report, false)?;

@@ -23,6 +23,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Hold(report) => holds::render_hold(report, dry_run),
         Report::Release(report) => holds::render_release(report, dry_run),
         Report::Log(report) => history::render(report),
+        Report::Metrics(report) => report.text.clone(),
         Report::Collect(report) => collect(report, would),
         Report::Check(report) => check(report),
         Report::Status(report) => status(report),

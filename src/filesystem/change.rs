@@ -17,6 +17,10 @@ pub(super) struct Counts {
     pub(super) changes: AtomicU64,
     /// Goes up when somebody has ended writing to a file.
     pub(super) writers: AtomicU64,
+    /// Shared files that became the image's own, with content.
+    pub(super) promoted_files: AtomicU64,
+    /// Bytes of content that were copied for that.
+    pub(super) promoted_bytes: AtomicU64,
 }
 
 /// One image's part in its family's lock.

@@ -16,6 +16,15 @@ use crate::store::number::{FamilyId, ImageId};
 use crate::store::open::{Access, Store};
 use crate::store::shared::SharedLayer;
 
+/// How much content was copied because it was about to be altered, or pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Promotions {
+    /// Files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
 /// All images of a store, brought to life when they are asked for. One for each process that has
 /// the store open.
 pub struct Images {
@@ -82,6 +91,16 @@ impl Images {
     pub fn note_change(&self, image: ImageId) {
         let counts = self.counts(image);
         counts.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// What was promoted in all images in this process.
+    pub fn promotions(&self) -> Promotions {
+        let mut sum = Promotions::default();
+        for counts in self.counts.lock().values() {
+            sum.files += counts.promoted_files.load(Ordering::Relaxed);
+            sum.bytes += counts.promoted_bytes.load(Ordering::Relaxed);
+        }
+        sum
     }
 
     /// How often somebody ended writing to a file of an image in this process. Where this stays the

@@ -12,7 +12,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -147,6 +147,11 @@ impl Filesystem {
             shown_times,
         });
         node.state.lock().open = Some(open.clone());
+        let counts = self.change.counts();
+        counts.promoted_files.fetch_add(1, Ordering::Relaxed);
+        counts
+            .promoted_bytes
+            .fetch_add(build.kept, Ordering::Relaxed);
         Ok(open)
     }
 }

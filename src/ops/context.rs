@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::passes::Passes;
+use super::tally::Tally;
 use crate::filesystem::images::Images;
 use crate::fold::placement::Placements;
 use crate::path_bytes::PathBytes;
@@ -24,6 +25,8 @@ pub struct Context {
     pub placements: Placements,
     /// What was folded without being asked for.
     pub passes: Passes,
+    /// Sums over what was folded, asked for or not.
+    pub tally: Tally,
     /// Threads that hash files; 0: one for each core.
     pub threads: usize,
     mounted: RwLock<Vec<(ImageId, PathBuf)>>,
@@ -37,6 +40,7 @@ impl Context {
             images: Images::new(store.clone()),
             placements: Placements::default(),
             passes: Passes::default(),
+            tally: Tally::default(),
             store,
             threads,
             mounted: RwLock::default(),
@@ -54,6 +58,12 @@ impl Context {
     /// What is mounted where, from now on.
     pub fn set_mounted(&self, mounted: Vec<(ImageId, PathBuf)>) {
         *self.mounted.write() = mounted;
+    }
+
+    /// What is mounted.
+    pub fn mounted_images(&self) -> Vec<ImageId> {
+        let mounted = self.mounted.read();
+        mounted.iter().map(|(image, _)| *image).collect()
     }
 
     /// Where an image is mounted.

@@ -1,4 +1,4 @@
-//! The log: what passes and folds did, also before the daemon that runs now.
+//! The log, and the sums over it: what passes and folds did, also before the daemon that runs now.
 
 use std::time::Instant;
 
@@ -77,6 +77,7 @@ fn note(
         done,
         error: error.map(|error| error.chars().take(ERROR_MAX).collect()),
     };
+    context.tally.add(&entry);
     let noted = serde_json::to_vec(&entry).map_err(std::io::Error::from);
     let noted = noted.and_then(|line| Ok(History::new(context.store.run()).add(&line)?));
     if let Err(error) = noted {

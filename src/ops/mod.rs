@@ -28,6 +28,7 @@ mod report_tests;
 pub mod request;
 mod similar;
 pub mod status;
+pub mod tally;
 pub mod why;
 
 pub use context::Context;

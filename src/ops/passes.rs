@@ -64,6 +64,11 @@ impl Passes {
         Some(state.status.clone())
     }
 
+    /// How many passes found nothing altered.
+    pub fn idle(&self) -> u64 {
+        self.state.lock().status.passes_with_nothing_new
+    }
+
     /// Notes when passes are made, and that the next one comes after `pause`.
     pub fn plan_next(&self, schedule: &Schedule, pause: Duration) {
         let status = &mut self.state.lock().status;

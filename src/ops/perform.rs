@@ -109,6 +109,8 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
             super::status::status(context, name.as_deref(), progress).map(Report::Status)
         }
         Request::List => super::list::list(context).map(Report::List),
+        Request::Metrics => Err(Error::failed("metrics", "no daemon serves the store")
+            .remedy("mount an image, or start `foldfs daemon`")),
         Request::Mount { .. } | Request::Unmount { .. } => {
             Err(Error::failed("mounting", "only a daemon can do it"))
         }

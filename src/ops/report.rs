@@ -30,6 +30,8 @@ pub enum Report {
     Release(ReleaseReport),
     /// To `Log`.
     Log(LogReport),
+    /// To `Metrics`.
+    Metrics(MetricsReport),
     /// To `Collect`.
     Collect(CollectReport),
     /// To `Check`.
@@ -243,6 +245,13 @@ pub struct LogEntry {
     pub done: PassReport,
     /// Why it failed, if it did; what was done by then is not counted.
     pub error: Option<String>,
+}
+
+/// What a daemon did since it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsReport {
+    /// OpenMetrics.
+    pub text: String,
 }
 
 /// What a daemon folds by itself.

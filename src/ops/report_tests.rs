@@ -88,6 +88,7 @@ fn samples() -> Vec<Report> {
                 error: Some(text()),
             }],
         }),
+        Report::Metrics(MetricsReport { text: text() }),
         Report::Why(WhyReport {
             image: text(),
             path: path(),

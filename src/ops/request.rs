@@ -81,6 +81,8 @@ pub enum Request {
         /// The newest ones, so many; `None`: all.
         last: Option<u64>,
     },
+    /// What the daemon did since it began, as OpenMetrics text.
+    Metrics,
     /// Remove objects that nothing refers to.
     Collect,
     /// Prove that the store is sound.
@@ -135,6 +137,7 @@ impl Request {
             Request::Hold { paths, .. } => !paths.is_empty(),
             Request::Check { .. }
             | Request::Log { .. }
+            | Request::Metrics
             | Request::Status { .. }
             | Request::List
             | Request::Why { .. } => false,

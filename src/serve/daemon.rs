@@ -1,6 +1,7 @@
 //! The daemon: one process that holds the store's lock, serves all its mounts and carries out what
 //! comes over the control socket.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,16 +16,19 @@ use super::folding::Folding;
 use super::fuse::adapter::Adapter;
 use super::fuse::mount::Mounted;
 use super::fuse::pool;
+use super::metrics::Numbers;
+use super::metrics_server::MetricsServer;
 use super::mount_table;
 use super::protocol::ENDING;
 use crate::error::{Context as _, Error, Result};
 use crate::ops::Context;
 use crate::ops::passes::Schedule;
-use crate::ops::report::{MountReport, MountedImage, Report};
+use crate::ops::report::{MetricsReport, MountReport, MountedImage, Report};
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::catalog::{Image, ImageRole, Reads};
+use crate::store::metadata::Time;
 use crate::store::number::ImageId;
 
 /// How long a daemon that ends with its last mount waits until it is asked for the first.
@@ -56,12 +60,25 @@ struct Work {
     ending: bool,
 }
 
+/// What a daemon is told by the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Threads that answer the kernel, for each mounted image.
+    pub session_threads: usize,
+    /// When to fold.
+    pub schedule: Schedule,
+    /// Where to serve metrics over HTTP.
+    pub metrics: Option<SocketAddr>,
+}
+
 /// A running daemon.
 pub struct Daemon {
     context: Arc<Context>,
-    schedule: Schedule,
-    socket: PathBuf,
-    session_threads: usize,
+    options: Options,
+    /// Seconds since 1970.
+    started: i64,
     mounts: Mutex<Vec<Serving>>,
     work: Mutex<Work>,
     changed: Condvar,
@@ -74,17 +91,11 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon for the store of `context`, which is open for writing.
-    pub fn new(
-        context: Context,
-        socket: PathBuf,
-        session_threads: usize,
-        schedule: Schedule,
-    ) -> Result<Arc<Self>> {
+    pub fn new(context: Context, options: Options) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             context: Arc::new(context),
-            schedule,
-            socket,
-            session_threads,
+            options,
+            started: Time::now().seconds,
             mounts: Mutex::default(),
             work: Mutex::default(),
             changed: Condvar::new(),
@@ -100,11 +111,12 @@ impl Daemon {
     /// # Errors
     /// The socket or the signals cannot be set up.
     pub fn run(self: &Arc<Self>, lifetime: Lifetime) -> Result<()> {
-        let server = ControlServer::bind(&self.socket)?;
+        let server = ControlServer::bind(&self.options.socket)?;
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
-        let folding = Folding::start(self.context.clone(), self.schedule)?;
-        log::info!("serving {}", self.socket.display());
+        let folding = Folding::start(self.context.clone(), self.options.schedule)?;
+        let metrics = self.serve_metrics();
+        log::info!("serving {}", self.options.socket.display());
         server.serve(&**self, self.end.as_fd());
         let mut work = self.work.lock();
         while work.calls > 0 {
@@ -112,8 +124,38 @@ impl Daemon {
         }
         drop(work);
         drop(folding);
+        drop(metrics);
         self.unmount_all();
         Ok(())
+    }
+
+    /// Guests are served whether somebody can watch it or not.
+    fn serve_metrics(self: &Arc<Self>) -> Option<MetricsServer> {
+        let address = self.options.metrics?;
+        let daemon = self.clone();
+        let server = MetricsServer::start(address, Arc::new(move || daemon.metrics()));
+        server
+            .inspect_err(|error| log::error!("no metrics over HTTP: {error}"))
+            .ok()
+    }
+
+    fn metrics(&self) -> Result<String> {
+        let context = &self.context;
+        let mut numbers = Numbers {
+            started: self.started,
+            promotions: context.images.promotions(),
+            damaged: context.store.objects().verification().damaged().len() as u64,
+            idle_passes: context.passes.idle(),
+            sums: context.tally.sums(),
+            ..Numbers::default()
+        };
+        let mounted = context.mounted_images().into_iter();
+        for live in mounted.filter_map(|image| context.images.live(image)) {
+            numbers.mounts += 1;
+            numbers.nodes += live.nodes() as u64;
+            numbers.handles += live.open_handles() as u64;
+        }
+        numbers.text()
     }
 
     fn end_on_signal(self: &Arc<Self>) -> Result<()> {
@@ -300,7 +342,13 @@ impl Daemon {
         let filesystem = self.context.images.filesystem(image.id)?;
         let adapter = Adapter::new(filesystem, self.pool.clone());
         let source = mount_table::source_of(self.context.store.path(), &image.name);
-        Mounted::new(adapter, directory, source, options, self.session_threads)
+        Mounted::new(
+            adapter,
+            directory,
+            source,
+            options,
+            self.options.session_threads,
+        )
     }
 
     /// Unmounts the image on `directory`, or all on directories directly below it.
@@ -377,6 +425,9 @@ impl Performer for Daemon {
                 call.dry_run,
             ),
             Request::Unmount { directory } => self.unmount(directory.as_path(), call.dry_run),
+            Request::Metrics => self
+                .metrics()
+                .map(|text| Report::Metrics(MetricsReport { text })),
             _ => crate::ops::perform(&self.context, &call, progress),
         };
         if let Request::Mount { .. } = call.request {

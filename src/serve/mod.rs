@@ -7,5 +7,7 @@ pub mod dead_mounts;
 mod folding;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+mod metrics;
+mod metrics_server;
 pub mod mount_table;
 pub mod protocol;

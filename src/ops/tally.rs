@@ -1,0 +1,77 @@
+//! Sums over what passes and folds of this process did, for its metrics.
+
+use parking_lot::Mutex;
+
+use super::report::LogEntry;
+use crate::store::metadata::Time;
+
+/// The sums over all folds of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sum {
+    /// `pass` or `fold`.
+    pub by: String,
+    /// How many there were.
+    pub count: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// How long they took.
+    pub milliseconds: u64,
+    /// Private files that were looked at.
+    pub examined: u64,
+    /// Private files whose content is kept once now.
+    pub folded_files: u64,
+    /// Sum of their sizes.
+    pub folded_bytes: u64,
+    /// Allocated bytes that this set free.
+    pub freed_bytes: u64,
+    /// How often a private file was left alone because it was in use.
+    pub busy_files: u64,
+    /// Because it was altered a moment ago.
+    pub recent_files: u64,
+    /// Because it is held.
+    pub held_files: u64,
+    /// Paths that moved into the shared layer.
+    pub shared_paths: u64,
+    /// Paths that left it, or changed their version there.
+    pub unshared_paths: u64,
+    /// When the last one ended; seconds since 1970.
+    pub last_ended: i64,
+}
+
+/// The sums so far.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<Vec<Sum>>);
+
+impl Tally {
+    /// Adds what a pass or a fold did.
+    pub(super) fn add(&self, entry: &LogEntry) {
+        let mut sums = self.0.lock();
+        let known = sums.iter().position(|sum| sum.by == entry.by);
+        let position = known.unwrap_or_else(|| {
+            sums.push(Sum {
+                by: entry.by.clone(),
+                ..Sum::default()
+            });
+            sums.len() - 1
+        });
+        let (sum, done) = (&mut sums[position], &entry.done);
+        sum.count += 1;
+        sum.failed += u64::from(entry.error.is_some());
+        sum.milliseconds += done.milliseconds;
+        sum.examined += done.examined;
+        sum.folded_files += done.folded_files;
+        sum.folded_bytes += done.folded_bytes;
+        sum.freed_bytes += done.freed_bytes;
+        sum.busy_files += done.busy_files;
+        sum.recent_files += done.recent_files;
+        sum.held_files += done.held_files;
+        sum.shared_paths += done.shared_paths;
+        sum.unshared_paths += done.unshared_paths;
+        sum.last_ended = Time::now().seconds;
+    }
+
+    /// One for each kind of which there was one.
+    pub fn sums(&self) -> Vec<Sum> {
+        self.0.lock().clone()
+    }
+}
