@@ -8,6 +8,7 @@ mod holds;
 mod images;
 mod import;
 mod interrupt;
+mod log_lines;
 mod manual;
 mod mounts;
 mod output;
@@ -44,7 +45,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    start_log(&arguments);
+    log_lines::start(arguments.global.log_level());
     // A fold in this process holds leases, whoever else opens the file.
     lease::ignore_break_signal();
     let json = arguments.global.json;
@@ -114,11 +115,4 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
-}
-
-fn start_log(arguments: &Arguments) {
-    env_logger::Builder::new()
-        .filter_level(arguments.global.log_level())
-        .format_target(false)
-        .init();
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The lock that a family's images share: held shared by every change of an image's names or
 /// metadata, exclusively by a commit of the family's shared layer.
@@ -21,6 +22,26 @@ pub(super) struct Counts {
     pub(super) promoted_files: AtomicU64,
     /// Bytes of content that were copied for that.
     pub(super) promoted_bytes: AtomicU64,
+    /// How often one failed.
+    pub(super) promotion_failures: AtomicU64,
+    /// When that was last said.
+    said: Mutex<Option<Instant>>,
+}
+
+/// A guest without room tries again and again: that is said once in a while.
+const QUIET: Duration = Duration::from_secs(10);
+
+impl Counts {
+    /// Counts a promotion that failed; whether to say so.
+    pub(super) fn promotion_failed(&self) -> bool {
+        self.promotion_failures.fetch_add(1, Ordering::Relaxed);
+        let mut said = self.said.lock();
+        let say = said.is_none_or(|said| said.elapsed() > QUIET);
+        if say {
+            *said = Some(Instant::now());
+        }
+        say
+    }
 }
 
 /// One image's part in its family's lock.

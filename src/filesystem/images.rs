@@ -23,6 +23,8 @@ pub struct Promotions {
     pub files: u64,
     /// Bytes.
     pub bytes: u64,
+    /// How often it failed.
+    pub failures: u64,
 }
 
 /// All images of a store, brought to life when they are asked for. One for each process that has
@@ -99,6 +101,7 @@ impl Images {
         for counts in self.counts.lock().values() {
             sum.files += counts.promoted_files.load(Ordering::Relaxed);
             sum.bytes += counts.promoted_bytes.load(Ordering::Relaxed);
+            sum.failures += counts.promotion_failures.load(Ordering::Relaxed);
         }
         sum
     }

@@ -50,6 +50,22 @@ impl Filesystem {
         content: &ContentGuard<'_>,
         size: Option<u64>,
     ) -> Outcome<Arc<OpenFile>> {
+        let promoted = self.promote(node, content, size);
+        if let Err(failure) = &promoted
+            && self.change.counts().promotion_failed()
+        {
+            let (image, number) = (self.view.layer.image().0, node.number.get());
+            log::warn!(image, number, error:% = failure; "a promotion failed");
+        }
+        promoted
+    }
+
+    fn promote(
+        &self,
+        node: &Arc<Node>,
+        content: &ContentGuard<'_>,
+        size: Option<u64>,
+    ) -> Outcome<Arc<OpenFile>> {
         let Some(stub) = self.stub_to_promote(node)? else {
             let open = self.open_to_write(node, content)?;
             if let Some(size) = size {

@@ -77,12 +77,43 @@ fn note(
         done,
         error: error.map(|error| error.chars().take(ERROR_MAX).collect()),
     };
+    say(&entry);
     context.tally.add(&entry);
     let noted = serde_json::to_vec(&entry).map_err(std::io::Error::from);
     let noted = noted.and_then(|line| Ok(History::new(context.store.run()).add(&line)?));
     if let Err(error) = noted {
-        log::warn!("run/folds.log: {error}");
+        log::warn!(error:% = error; "run/folds.log: an entry is missing");
     }
+}
+
+/// Says it in the process's own log.
+fn say(entry: &LogEntry) {
+    let (by, family) = (&*entry.by, entry.family.as_deref().unwrap_or("all"));
+    let done = &entry.done;
+    if let Some(error) = &entry.error {
+        log::warn!(family, error = error.as_str(), milliseconds = done.milliseconds; "{by} failed");
+        return;
+    }
+    let level = match done.folded_files + done.shared_paths + done.unshared_paths {
+        0 => log::Level::Debug,
+        _ => log::Level::Info,
+    };
+    log::log!(
+        level,
+        family,
+        examined = done.examined,
+        folded_files = done.folded_files,
+        folded_bytes = done.folded_bytes,
+        freed_bytes = done.freed_bytes,
+        busy_files = done.busy_files,
+        recent_files = done.recent_files,
+        held_files = done.held_files,
+        shared_paths = done.shared_paths,
+        unshared_paths = done.unshared_paths,
+        milliseconds = done.milliseconds,
+        interrupted = done.interrupted;
+        "{by}"
+    );
 }
 
 /// The newest entries of the log, at most `last` of them, the newest last.

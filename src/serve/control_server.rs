@@ -133,13 +133,17 @@ fn serve_call(stream: UnixStream, performer: &dyn Performer) -> Result<()> {
     let Some(call) = receive_call(&mut reader)? else {
         return Ok(());
     };
-    log::info!("call {:?}", call.request);
+    let level = match call.request.alters() && !call.dry_run {
+        true => log::Level::Info,
+        false => log::Level::Debug,
+    };
+    log::log!(level, request:? = call.request, dry_run = call.dry_run; "call");
     let event = match performer.perform(call, &teller) {
         Ok(report) => Event::Done {
             report: Box::new(report),
         },
         Err(error) => {
-            log::info!("call failed: {error}");
+            log::info!(error:% = error; "call failed");
             Event::Failed { error }
         }
     };

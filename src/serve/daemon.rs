@@ -52,6 +52,21 @@ struct Serving {
     mounted: Mounted,
 }
 
+impl Serving {
+    fn say(&self, what: &str) {
+        log::info!(image = self.name.as_str(), directory:% = self.mounted.directory().display(); "{what}");
+    }
+
+    /// Not unmounted by somebody else.
+    fn is_there(&self) -> bool {
+        let gone = self.mounted.is_gone();
+        if gone {
+            self.say("unmounted by others");
+        }
+        !gone
+    }
+}
+
 #[derive(Default)]
 struct Work {
     /// Calls being carried out.
@@ -116,7 +131,7 @@ impl Daemon {
         self.watch_mounts(lifetime)?;
         let folding = Folding::start(self.context.clone(), self.options.schedule)?;
         let metrics = self.serve_metrics();
-        log::info!("serving {}", self.options.socket.display());
+        log::info!(socket:% = self.options.socket.display(); "daemon began");
         server.serve(&**self, self.end.as_fd());
         let mut work = self.work.lock();
         while work.calls > 0 {
@@ -135,7 +150,7 @@ impl Daemon {
         let daemon = self.clone();
         let server = MetricsServer::start(address, Arc::new(move || daemon.metrics()));
         server
-            .inspect_err(|error| log::error!("no metrics over HTTP: {error}"))
+            .inspect_err(|error| log::error!(error:% = error; "no metrics over HTTP"))
             .ok()
     }
 
@@ -165,7 +180,7 @@ impl Daemon {
         let daemon = self.clone();
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
-                log::info!("signal {signal}: ending");
+                log::info!(signal; "daemon ends");
                 daemon.end();
             }
         };
@@ -185,7 +200,7 @@ impl Daemon {
                 std::thread::sleep(LOOK);
                 let idle = {
                     let mut mounts = daemon.mounts.lock();
-                    mounts.retain(|serving| !serving.mounted.is_gone());
+                    mounts.retain(Serving::is_there);
                     daemon.publish(&mounts);
                     mounts.is_empty()
                 };
@@ -198,7 +213,7 @@ impl Daemon {
                 if lifetime == Lifetime::UntilUnmounted && idle && waited && work.calls == 0 {
                     work.ending = true;
                     drop(work);
-                    log::info!("the last mount is gone: ending");
+                    log::info!("daemon ends: the last mount is gone");
                     daemon.stop_listening();
                     return;
                 }
@@ -235,9 +250,10 @@ impl Daemon {
         let mut mounts = self.mounts.lock();
         for serving in mounts.iter_mut() {
             if let Err(error) = serving.mounted.unmount() {
-                log::warn!("{error}");
+                log::warn!(image = serving.name.as_str(), error:% = error; "it is taken away while it is in use");
                 serving.mounted.detach();
             }
+            serving.say("unmounted");
         }
         mounts.clear();
         self.publish(&mounts);
@@ -275,7 +291,7 @@ impl Daemon {
     ) -> Result<Report> {
         let targets = self.mount_targets(name, directory)?;
         let mut mounts = self.mounts.lock();
-        mounts.retain(|serving| !serving.mounted.is_gone());
+        mounts.retain(Serving::is_there);
         for (image, _) in &targets {
             if let Some(serving) = mounts.iter().find(|serving| serving.image == image.id) {
                 let place = serving.mounted.directory().display();
@@ -303,16 +319,18 @@ impl Daemon {
         for (image, place) in targets {
             match self.serve_image(&image, &place, options, name.is_none()) {
                 Ok(mounted) => {
-                    mounts.push(Serving {
+                    let serving = Serving {
                         image: image.id,
                         name: image.name,
                         mounted,
-                    });
+                    };
+                    serving.say("mounted");
+                    mounts.push(serving);
                 }
                 Err(error) => {
                     for mut serving in mounts.drain(before..) {
                         if let Err(error) = serving.mounted.unmount() {
-                            log::warn!("image {:?}: {error}", serving.name);
+                            log::warn!(image = serving.name.as_str(), error:% = error; "not unmounted");
                         }
                     }
                     self.publish(&mounts);
@@ -385,7 +403,10 @@ impl Daemon {
                     return true;
                 }
                 match serving.mounted.unmount() {
-                    Ok(()) => false,
+                    Ok(()) => {
+                        serving.say("unmounted");
+                        false
+                    }
                     Err(error) => {
                         failed.get_or_insert(error);
                         true

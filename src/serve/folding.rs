@@ -88,27 +88,8 @@ impl Drop for Folding {
 }
 
 fn make_pass(context: &Context, schedule: &Schedule, stop: &AtomicBool) {
-    match passes::pass(context, schedule.quiet, stop) {
-        Ok(None) => log::debug!("pass: nothing was changed"),
-        Ok(Some(pass)) => {
-            let text = format!(
-                "pass: {} files looked at, {} folded ({} bytes), {} in use, {} altered a moment ago, {} paths shared, {} no more, {} ms",
-                pass.examined,
-                pass.folded_files,
-                pass.folded_bytes,
-                pass.busy_files,
-                pass.recent_files,
-                pass.shared_paths,
-                pass.unshared_paths,
-                pass.milliseconds
-            );
-            let level = match pass.folded_files {
-                0 => log::Level::Debug,
-                _ => log::Level::Info,
-            };
-            log::log!(level, "{text}");
-        }
-        // The next one tries again.
-        Err(error) => log::warn!("pass: {error}"),
+    // What it did is logged; if it failed the next one tries again.
+    if let Ok(None) = passes::pass(context, schedule.quiet, stop) {
+        log::debug!("pass: nothing was altered");
     }
 }

@@ -83,6 +83,8 @@ impl Numbers {
         }
         let help = "Shared files that were given to an image as its own";
         registry.register("promoted_files", help, counter(self.promotions.files));
+        let failures = counter(self.promotions.failures);
+        registry.register("promotion_failures", "Promotions that failed", failures);
         let help = "Content that was copied for that";
         let bytes = counter(self.promotions.bytes);
         registry.register_with_unit("promoted", help, Unit::Bytes, bytes);
@@ -192,6 +194,7 @@ mod tests {
             promotions: Promotions {
                 files: 3,
                 bytes: 4096,
+                failures: 1,
             },
             sums: vec![Sum {
                 by: "pass".into(),
@@ -208,6 +211,7 @@ mod tests {
             "foldfs_mounts 2",
             "foldfs_promoted_files_total 3",
             "foldfs_promoted_bytes_total 4096",
+            "foldfs_promotion_failures_total 1",
             "# UNIT foldfs_promoted_bytes bytes",
             "# TYPE foldfs_folds counter",
             "foldfs_folds_total{by=\"pass\"} 5",

@@ -38,6 +38,19 @@ fn passes_are_logged_for_longer_than_their_daemon_lives() {
     );
     assert_eq!(pass["folded_bytes"], 26, "{pass}");
     finish(&store, images);
+    let lines = fs::read_to_string(store.path.join("run/daemon.log")).unwrap();
+    for (level, words) in [
+        ("INFO", "mounted image=first directory="),
+        ("INFO", "pass family=all examined="),
+        ("INFO", " folded_files=2 folded_bytes=26 "),
+        ("INFO", "unmounted image=second directory="),
+        ("INFO", "daemon ends: the last mount is gone"),
+    ] {
+        let found = lines
+            .lines()
+            .any(|line| line.contains(level) && line.contains(words));
+        assert!(found, "{words}:\n{lines}");
+    }
     let after = entries(&store);
     assert_eq!(after[..so_far.len()], so_far, "the daemon's end changed it");
     let first = store.mount("first");

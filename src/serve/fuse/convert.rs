@@ -18,7 +18,7 @@ pub(super) fn number(nodeid: INodeNo) -> Result<Number, Errno> {
 /// Answers the kernel; what is not the caller's doing is logged, here and nowhere else.
 pub(super) fn errno(failure: &Failure) -> Errno {
     if let Failure::Store(error) = failure {
-        log::error!("{error}");
+        log::error!(error:% = error; "a request failed");
     }
     Errno::from_i32(failure.errno().raw_os_error())
 }
