@@ -90,7 +90,10 @@ impl Fixture {
 
     /// A copy of the store, which nobody may be changing, with one thread to fold.
     pub fn copy(&self) -> Self {
-        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        self.copy_to(tempfile::tempdir_in("/var/tmp").unwrap())
+    }
+
+    fn copy_to(&self, directory: tempfile::TempDir) -> Self {
         let status = std::process::Command::new("cp")
             .arg("-a")
             .arg(self.context.store.path())
@@ -100,6 +103,13 @@ impl Fixture {
         let store = Store::open(&directory.path().join("store"), Access::Write).unwrap();
         let context = Context::new(Arc::new(store), 1);
         Self { directory, context }
+    }
+
+    /// The same in memory, where nothing waits for the disk.
+    pub fn copy_in_memory(&self) -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm");
+        let directory = directory.or_else(|_| tempfile::tempdir_in("/var/tmp"));
+        self.copy_to(directory.unwrap())
     }
 
     /// An empty directory for a source.
