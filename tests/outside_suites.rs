@@ -19,22 +19,14 @@ mod pjdfstest;
 mod promotions;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
+use common::fsx::tool;
 use common::store::{Mounted, TestStore};
 use common::{can_run, needs_fuse};
-
-/// Where a suite's program is, if the test can run.
-fn tool(test: &str, name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
-    let path = path.join(name);
-    let missing = format!("{name} is missing: scripts/install-deps.sh test installs it");
-    let missing = (!path.exists()).then_some(missing.as_str());
-    can_run(test, needs_fuse().or(missing)).then_some(path)
-}
 
 /// Whether everything is to be run.
 fn is_full() -> bool {

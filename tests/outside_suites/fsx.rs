@@ -8,18 +8,14 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::common::device::{Device, Kind};
-use super::common::store::{Mounted, TestStore, run_within};
+use super::common::fsx::EVERYTHING;
+pub use super::common::fsx::Fsx;
+use super::common::store::{Mounted, TestStore};
 use super::*;
-
-/// Each operation there is.
-const EVERYTHING: &str = "[weights]\nread = 10\nwrite = 10\nmapread = 10\nmapwrite = 10\n\
-    truncate = 10\nclose_open = 10\ninvalidate = 10\nposix_fallocate = 10\npunch_hole = 10\n\
-    sendfile = 10\nposix_fadvise = 10\ncopy_file_range = 10\nfsync = 1\nfdatasync = 1\n";
 
 /// Each one that does not change the size, in the first part of a file.
 const BLOCKS: &str = "blockmode = true\nflen = 196608\n[weights]\nread = 10\nwrite = 10\n\
@@ -30,41 +26,12 @@ const BLOCKS: &str = "blockmode = true\nflen = 196608\n[weights]\nread = 10\nwri
 /// More than fsx works on in any mode.
 const LENGTH: usize = 300_000;
 
-/// For 20,000 operations on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(900);
-
 /// The seeds, and the operations with each of them.
 pub fn length() -> (Range<u64>, u64) {
     let first = std::env::var("FOLDFS_TEST_SEED").map_or(1, |seed| seed.parse().unwrap());
     match is_full() {
         true => (first..first + 20, 20_000),
         false => (first..first + 2, 3_000),
-    }
-}
-
-/// fsx with one configuration.
-pub struct Fsx {
-    program: PathBuf,
-    place: PathBuf,
-}
-
-impl Fsx {
-    /// `place` is for what belongs to it.
-    pub fn new(program: PathBuf, place: &Path, configuration: &str) -> Fsx {
-        let place = place.join("fsx");
-        fs::create_dir(&place).unwrap();
-        fs::write(place.join("fsx.toml"), configuration).unwrap();
-        Fsx { program, place }
-    }
-
-    /// Works on a file; fails if anything is read that was not written.
-    pub fn exercise(&self, file: &Path, seed: u64, operations: u64) {
-        let mut command = Command::new(&self.program);
-        command.args(["-S", &seed.to_string(), "-N", &operations.to_string()]);
-        command.arg("-f").arg(self.place.join("fsx.toml"));
-        command.arg("-P").arg(&self.place).arg(file);
-        let ran = run_within(PATIENCE, &mut command, b"");
-        assert!(ran.clone().exits(0).text().contains("A-OK"), "{}", ran.line);
     }
 }
 

@@ -65,32 +65,10 @@ impl Workshop {
         })
     }
 
-    /// The command that runs a script in a chroot.
-    pub fn chroot(&self, root: &Path, text: &str) -> Command {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--net", "--ipc", "--fork"]);
-        command.args(["--kill-child", "--propagation", "private"]);
-        let enter = format!("{LET_GO}{CHROOT}");
-        command.args(["bash", "-euc", &enter, "bash"]).arg(root);
-        command.arg(self.shared.as_deref().unwrap_or(Path::new("")));
-        command.arg(text).env_clear();
-        command.envs([
-            ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-            ("HOME", "/root"),
-            ("LC_ALL", "C"),
-            ("TZ", "UTC"),
-            ("DEBIAN_FRONTEND", "noninteractive"),
-        ]);
-        command
-    }
-
     /// Runs a script in a chroot, to its end.
     #[track_caller]
     pub fn run_in(&self, root: &Path, text: &str) -> Ran {
-        let mut ran = run_within(PATIENCE, &mut self.chroot(root, text), b"");
-        // The command line is mostly the script, which has nothing to say here.
-        ran.line = format!("in {}", root.display());
-        ran
+        run_chroot(root, self.shared.as_deref(), text)
     }
 
     /// Runs a script in the plain directory, then in the image, which is folded again and again
@@ -175,6 +153,34 @@ impl Workshop {
         let first = mount(&self.store, "first");
         Workshop { first, ..self }
     }
+}
+
+/// The command that runs a script in a chroot, which shows a directory of the host as /mnt.
+fn chroot(root: &Path, shared: Option<&Path>, text: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--net", "--ipc", "--fork"]);
+    command.args(["--kill-child", "--propagation", "private"]);
+    let enter = format!("{LET_GO}{CHROOT}");
+    command.args(["bash", "-euc", &enter, "bash"]).arg(root);
+    command.arg(shared.unwrap_or(Path::new("")));
+    command.arg(text).env_clear();
+    command.envs([
+        ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("LC_ALL", "C"),
+        ("TZ", "UTC"),
+        ("DEBIAN_FRONTEND", "noninteractive"),
+    ]);
+    command
+}
+
+/// Runs a script in a chroot, to its end.
+#[track_caller]
+pub fn run_chroot(root: &Path, shared: Option<&Path>, text: &str) -> Ran {
+    let mut ran = run_within(PATIENCE, &mut chroot(root, shared, text), b"");
+    // The command line is mostly the script, which has nothing to say here.
+    ran.line = format!("in {}", root.display());
+    ran
 }
 
 /// Mounts an image so that programs of all its users work in it.
