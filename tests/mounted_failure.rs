@@ -11,6 +11,8 @@ mod common;
 
 #[path = "mounted_failure/full.rs"]
 mod full;
+#[path = "mounted_failure/hashing.rs"]
+mod hashing;
 #[path = "mounted_failure/held.rs"]
 mod held;
 #[path = "mounted_failure/killed.rs"]

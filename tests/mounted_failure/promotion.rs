@@ -11,17 +11,17 @@ use super::common::device::{Device, Kind};
 use super::common::store::TestStore;
 use super::common::{can_run, needs_fuse};
 
-const SIZE: u64 = 1 << 30;
+pub(super) const SIZE: u64 = 1 << 30;
 const PAGE: usize = 4096;
 
 /// What a page of the file holds.
-fn page(index: u64) -> [u8; PAGE] {
+pub(super) fn page(index: u64) -> [u8; PAGE] {
     let mut bytes = [index as u8; PAGE];
     bytes[..8].copy_from_slice(&index.to_ne_bytes());
     bytes
 }
 
-fn write_pages(path: &Path) {
+pub(super) fn write_pages(path: &Path) {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
     let pages = SIZE / PAGE as u64;
     (0..pages).for_each(|index| file.write_all(&page(index)).unwrap());
@@ -48,7 +48,7 @@ fn count(phase: &AtomicU8, mut operation: impl FnMut(u64)) -> usize {
 }
 
 /// Reads somewhere in the file but at its start.
-fn look(file: &File, round: u64) {
+pub(super) fn look(file: &File, round: u64) {
     let index = 1 + round * 7919 % (SIZE / PAGE as u64 - 1);
     let mut bytes = [0; PAGE];
     file.read_exact_at(&mut bytes, index * PAGE as u64).unwrap();
@@ -56,7 +56,7 @@ fn look(file: &File, round: u64) {
 }
 
 /// A file beside the one that is promoted, from its creation to its end.
-fn churn(directory: &Path, round: u64) {
+pub(super) fn churn(directory: &Path, round: u64) {
     let (path, moved) = (directory.join("small"), directory.join("moved"));
     let content = round.to_string();
     fs::write(&path, &content).unwrap();
