@@ -8,6 +8,8 @@
 
 mod common;
 
+#[path = "damaged_store/catalog.rs"]
+mod catalog;
 #[path = "damaged_store/reads.rs"]
 mod reads;
 #[path = "damaged_store/repair.rs"]

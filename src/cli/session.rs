@@ -173,17 +173,17 @@ impl Session {
         }
     }
 
-    /// Opens the store in this process, which nobody else may use meanwhile.
+    /// Refuses to go on beside a daemon.
     ///
     /// # Errors
-    /// A daemon serves it, or another command alters it (kind Busy); those of [`Store::open`].
-    pub fn open_alone(&self, writes: bool) -> Result<Context> {
-        if let Some(client) = ControlClient::connect(&self.socket())? {
-            let cause = format!("process {} serves it", client.pid);
-            return Err(Error::busy(self.store().display(), cause)
-                .remedy("unmount its images, or end that process, and try again"));
-        }
-        self.open(writes)
+    /// One serves the store (kind Busy).
+    pub fn refuse_daemon(&self) -> Result<()> {
+        let Some(client) = ControlClient::connect(&self.socket())? else {
+            return Ok(());
+        };
+        let cause = format!("process {} serves it", client.pid);
+        Err(Error::busy(self.store().display(), cause)
+            .remedy("unmount its images, or end that process, and try again"))
     }
 
     /// Opens the store in this process.

@@ -61,6 +61,10 @@ pub struct Check {
     /// Look for lost contents in this directory, too: a backup, or what an image was made of
     #[arg(long, value_name = "DIR", requires = "repair")]
     from: Option<PathBuf>,
+    /// If no copy of the catalog is of the images' age, take an older one: what has changed in
+    /// shared layers since is lost
+    #[arg(long, requires = "repair")]
+    older_catalog: bool,
     /// With --repair, only report what would be done
     #[arg(long, requires = "repair")]
     dry_run: bool,
@@ -70,18 +74,38 @@ impl Check {
     pub fn run(self, session: &Session) -> Result<Outcome> {
         let content = self.content;
         if self.repair {
-            let from = self.from;
-            let context = session.open_alone(!self.dry_run)?;
-            let progress = session.progress();
-            let options = repair::Options { content, from };
-            let report = match self.dry_run {
-                true => repair::plan(&context, &options, &*progress)?,
-                false => repair::apply(&context, &options, &*progress)?,
-            };
-            drop(progress);
-            return session.show(&Report::Check(report), self.dry_run);
+            return self.repair(session);
         }
         session.run(Request::Check { content }, false)
+    }
+
+    fn repair(self, session: &Session) -> Result<Outcome> {
+        let options = repair::Options {
+            content: self.content,
+            from: self.from,
+            older_catalog: self.older_catalog,
+        };
+        session.refuse_daemon()?;
+        let store = session.store();
+        if self.dry_run {
+            let report = match repair::plan_catalog(store)? {
+                Some(report) => report,
+                None => repair::plan(&session.open(false)?, &options, &*session.progress())?,
+            };
+            return session.show(&Report::Check(report), true);
+        }
+        let mut repairs = repair::catalog(store, &options)?;
+        let apply = || repair::apply(&session.open(true)?, &options, &*session.progress());
+        let mut report = apply()?;
+        if repairs.is_empty()
+            && let Some(restored) = repair::catalog_again(store, &report)?
+        {
+            repairs = std::mem::take(&mut report.repairs);
+            repairs.extend(restored);
+            report = apply()?;
+        }
+        report.repairs.splice(0..0, repairs);
+        session.show(&Report::Check(report), false)
     }
 }
 

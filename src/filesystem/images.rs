@@ -155,7 +155,16 @@ impl Images {
         let filesystem = Arc::new(filesystem);
         if self.store.access() == Access::Write {
             filesystem.recover()?;
-            filesystem.uncover()?;
+            if !self.store.catalog().uncovers(image)?.is_empty() {
+                // What goes is to be found in the catalog only.
+                match self.store.ensure_backup() {
+                    Ok(()) => {
+                        filesystem.uncover()?;
+                    }
+                    // What stays is not wrong.
+                    Err(error) => log::warn!("nothing is uncovered: {error}"),
+                }
+            }
         }
         live.retain(|_, weak| weak.strong_count() > 0);
         live.insert(image, Arc::downgrade(&filesystem));

@@ -55,7 +55,7 @@ pub(super) fn commit(images: &Images, work: &Work) -> Result<Done> {
     for image in 0..work.images.len() {
         committing.list_redundant(&transaction, &accepted, image)?;
     }
-    transaction.commit()?;
+    images.store().commit_generation(transaction)?;
     images.shared().forget();
     for (_, filesystem) in &work.images {
         filesystem.view.reload_aliases()?;

@@ -139,15 +139,9 @@ impl Work {
     /// # Errors
     /// Errors of the host; the rest is done when the image is next brought to life.
     pub fn uncover(&self, images: &Images) -> Result<u64> {
-        let catalog = images.store().catalog();
-        let mut anything = false;
-        for (image, _) in &self.images {
-            anything |= !catalog.uncovers(*image)?.is_empty();
-        }
-        if anything {
-            // What goes now is to be found in the catalog only.
-            images.store().back_up_catalog()?;
-        }
+        // What goes now is to be found in the catalog only, and what has left the shared layer is
+        // not to come back with an older copy.
+        images.store().ensure_backup()?;
         let mut removed = 0;
         for (_, filesystem) in &self.images {
             removed += filesystem.uncover()?;

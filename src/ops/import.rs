@@ -209,8 +209,9 @@ pub fn apply(
                 for alias in &join.aliases {
                     transaction.put_alias(image, alias)?;
                 }
-                transaction.commit()
+                store.commit_generation(transaction)
             })?;
+            back_up(store);
             if let Err(error) = super::place::run(context, family.id, false, progress) {
                 let name = &plan.options.name;
                 log::warn!("image {name} is there, but placement: {error}");
@@ -259,9 +260,17 @@ fn found(store: &Store, tree: &StagedImport, plan: &Plan, name: &str) -> Result<
         tree.for_each_inode(|inode| transaction.insert_inode(family, &inode))?;
         tree.for_each_entry(|parent, name, number| transaction.insert_entry(parent, name, number))?;
         transaction.create_image(&plan.new_image(image, family))?;
-        transaction.commit()
+        store.commit_generation(transaction)
     })?;
+    back_up(store);
     Ok(image)
+}
+
+/// What a copy of the catalog lacks is all of the image.
+pub(super) fn back_up(store: &Store) {
+    if let Err(error) = store.ensure_backup() {
+        log::warn!("{error}");
+    }
 }
 
 /// Moves the new contents into the store; how many were not there yet.

@@ -83,9 +83,10 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
             true => transaction.delete_family(plan.family.id)?,
             false => transaction.delete_image(plan.image.id)?,
         }
-        transaction.commit()
+        context.store.commit_generation(transaction)
     })?;
     context.images.shared().forget();
+    super::import::back_up(&context.store);
     if let Err(error) = context.store.retire_image(plan.image.id) {
         log::warn!("{error}");
     }

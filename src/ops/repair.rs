@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
 
 use super::check::{self, Fix};
 use super::context::Context;
-use super::report::{CheckReport, Repair};
+use super::references::references;
+use super::report::{CheckReport, Finding, Repair};
 use crate::error::{Context as _, Error, Result};
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
@@ -23,8 +24,10 @@ use crate::store::layer::{self, Layer};
 use crate::store::layout;
 use crate::store::mark::{self, Mark, Role};
 use crate::store::number::Number;
+use crate::store::objects::Found;
 use crate::store::objects::Objects;
 use crate::store::quarantine::{Quarantine, open_parent};
+use crate::store::restore;
 use crate::store::tree::{self, Visitor};
 use crate::sys::copy;
 use crate::sys::durable::{self, Step};
@@ -36,6 +39,67 @@ pub struct Options {
     pub content: bool,
     /// A directory that may hold copies of damaged files, besides the images.
     pub from: Option<PathBuf>,
+    /// Take a copy of the catalog that is older than the images.
+    pub older_catalog: bool,
+}
+
+/// What is to be done about a store's catalog before it can be opened; nothing else is done here.
+///
+/// # Errors
+/// Those of [`restore::needed`].
+pub fn plan_catalog(store: &Path) -> Result<Option<CheckReport>> {
+    let report = |cause: String| CheckReport {
+        findings: vec![Finding {
+            object: b"catalog.db"[..].into(),
+            cause,
+            remedy: "the rest is looked at when it is restored".into(),
+        }],
+        repairs: vec![Repair {
+            object: b"catalog.db"[..].into(),
+            done: "would be restored from catalog.bak, if that is sound and not older".into(),
+        }],
+        ..CheckReport::default()
+    };
+    Ok(restore::needed(store)?.map(report))
+}
+
+/// Restores a store's catalog if it cannot be used.
+///
+/// # Errors
+/// Those of [`restore::restore`].
+pub fn catalog(store: &Path, options: &Options) -> Result<Vec<Repair>> {
+    match restore::needed(store)? {
+        Some(cause) => restored(restore::restore(store, options.older_catalog, &cause)?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Restores a store's catalog in which a check has found something that SQLite does not see;
+/// `None` if it has not, or no copy is good enough.
+///
+/// # Errors
+/// Those of [`restore::restore`], but for what it says of the copies.
+pub fn catalog_again(store: &Path, report: &CheckReport) -> Result<Option<Vec<Repair>>> {
+    let bad = |finding: &&Finding| finding.object.as_bytes().starts_with(b"catalog.db");
+    let Some(finding) = report.findings.iter().find(bad) else {
+        return Ok(None);
+    };
+    match restore::restore(store, false, &finding.cause) {
+        Ok(done) => Ok(Some(restored(done)?)),
+        Err(error) if error.object == layout::CATALOG => {
+            log::warn!("{error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn restored(done: restore::Restored) -> Result<Vec<Repair>> {
+    let repair = |(object, done): (String, String)| Repair {
+        object: object.into_bytes().into(),
+        done,
+    };
+    Ok(done.into_iter().map(repair).collect())
 }
 
 /// Rounds of check and repair. Each has done something the one before could not.
@@ -76,6 +140,9 @@ pub fn apply(context: &Context, options: &Options, progress: &dyn Progress) -> R
         fixes.retain(|fix| !tried.contains(fix));
         round += 1;
         if fixes.is_empty() || round > ROUNDS {
+            if options.older_catalog {
+                repairing.unreferenced()?;
+            }
             report.repairs = repairing.repairs;
             return Ok(report);
         }
@@ -249,6 +316,24 @@ impl Repairing<'_> {
             done.push_str("; a whiteout is in its place, for the shared layer has its name");
         }
         self.done(path, done);
+        Ok(())
+    }
+
+    /// Keeps contents that nothing refers to from being collected: with an older catalog they may be
+    /// all that is left of a file.
+    fn unreferenced(&mut self) -> Result<()> {
+        let referenced = references(self.context)?;
+        let mut left = Vec::new();
+        self.context.store.objects().for_each(|found| {
+            if let Found::Object(digest, _) = found {
+                left.extend((!referenced.contains(&digest)).then_some(digest));
+            }
+            Ok(())
+        })?;
+        let cause = "nothing in the older catalog refers to it";
+        for digest in left {
+            self.aside(object_path(&digest).as_bytes(), cause, false)?;
+        }
         Ok(())
     }
 

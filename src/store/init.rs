@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::catalog::Catalog;
 use super::format_file::FormatFile;
+use super::generation;
 use super::layout;
 use super::open::{Access, Contents, Store, check_caller, contents};
 use super::tree;
@@ -43,6 +44,8 @@ impl Store {
         ] {
             durable::mkdir(&root, part.as_bytes(), 0o700).about(&object)?;
         }
+        let images = super::image_dirs::open_directory(root.as_fd(), layout::IMAGES);
+        generation::set(images.about(&object)?.as_fd(), 0)?;
         let path = std::fs::canonicalize(path).about(&object)?;
         drop(Catalog::create(&path.join(layout::CATALOG))?);
         write_format(root.as_fd()).about(&object)?;

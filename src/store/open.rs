@@ -53,12 +53,9 @@ impl Store {
     /// no store or a half-made one; others than root own it or can get at it; it is damaged or of
     /// a newer format. With [`Access::Write`] also when another process alters it (kind Busy).
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        check_caller(rustix::process::geteuid())?;
+        let (root, path) = open_directory_of_store(path)?;
         let object = format!("store {}", path.display());
-        let root = open_root(path, &object)?;
-        let path = std::fs::canonicalize(path).about(&object)?;
         let format = read_format(root.as_fd(), &path, &object)?;
-        check_owner(root.as_fd(), &path, &object)?;
 
         let part = |name: &str| {
             open_directory(root.as_fd(), name)
@@ -91,6 +88,7 @@ impl Store {
             lock,
         };
         if access == Access::Write {
+            store.check_generation()?;
             recovery::clear_up(&store)?;
         }
         Ok(store)
@@ -246,6 +244,17 @@ pub(super) fn check_caller(user: rustix::process::Uid) -> Result<()> {
     Err(Error::failed("foldfs", "a store can be used by root only").remedy("run foldfs as root"))
 }
 
+/// Opens a store's directory, of which only the outside is looked at; its absolute path.
+pub(super) fn open_directory_of_store(path: &Path) -> Result<(OwnedFd, PathBuf)> {
+    check_caller(rustix::process::geteuid())?;
+    let object = format!("store {}", path.display());
+    let root = open_root(path, &object)?;
+    let path = std::fs::canonicalize(path).about(&object)?;
+    read_format(root.as_fd(), &path, &object)?;
+    check_owner(root.as_fd(), &path, &object)?;
+    Ok((root, path))
+}
+
 fn open_root(path: &Path, object: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     fs::open(path, flags, Mode::empty()).map_err(|errno| {
@@ -315,7 +324,7 @@ fn check_owner(root: BorrowedFd<'_>, path: &Path, object: &str) -> Result<()> {
     Ok(())
 }
 
-fn mounted_read_only(root: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+pub(super) fn mounted_read_only(root: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     Ok(fs::fstatvfs(root)?
         .f_flag
         .contains(StatVfsMountFlags::RDONLY))

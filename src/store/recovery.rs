@@ -37,7 +37,10 @@ pub(super) fn clear_up(store: &Store) -> Result<()> {
             continue;
         };
         if store.catalog().image(id)?.is_some() {
-            clear_image(store, id)?;
+            // The others are to work nonetheless; this one is cleared up when it comes to life.
+            if let Err(error) = clear_image(store, id) {
+                log::warn!("{error}; run `foldfs check`");
+            }
         } else if id <= last {
             log::info!("images/{id}: removed, it was not completed");
             store.retire_image(id)?;

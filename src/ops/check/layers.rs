@@ -302,7 +302,7 @@ impl Checker<'_> {
                     b"private",
                     path,
                     cause,
-                    "restore the catalog from catalog.bak",
+                    "`foldfs check --repair` restores it from catalog.bak",
                 );
             }
         }
@@ -432,8 +432,11 @@ impl Checker<'_> {
             );
             if self.view.shared.inode(alias.shared)?.is_none() {
                 let cause = format!("there is no inode {}", alias.shared);
-                self.findings
-                    .add(row, cause, "restore the catalog from catalog.bak");
+                self.findings.add(
+                    row,
+                    cause,
+                    "`foldfs check --repair` restores it from catalog.bak",
+                );
             }
         }
         Ok(())

@@ -26,6 +26,9 @@ use crate::store::catalog::{Image, Reads};
 use crate::store::digest::Digest;
 use crate::store::{layer, layout};
 
+/// What to do about a damaged catalog.
+const RESTORE: &str = "`foldfs check --repair` restores it from catalog.bak";
+
 /// What to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -112,7 +115,12 @@ pub fn run_for_repair(
     let mut findings = Findings::default();
     let catalog = context.store.catalog();
     for line in catalog.integrity_check()? {
-        findings.add("catalog.db", line, "restore it from catalog.bak");
+        findings.add("catalog.db", line, RESTORE);
+    }
+    let behind = context.store.generations_behind()?;
+    if behind > 0 {
+        let cause = format!("it is an older copy: shared layers were changed {behind} times since");
+        findings.add("catalog.db", cause, RESTORE);
     }
     let next_number = catalog.next_number()?;
     for family in catalog.families()? {
@@ -186,7 +194,7 @@ fn directories(context: &Context, findings: &mut Findings) -> Result<()> {
             findings.add(
                 object,
                 "the catalog has no such image: an import was interrupted, or the catalog is an older one",
-                "restore the catalog from catalog.bak, or let any command that alters the store remove it",
+                "any command that alters the store removes it, if it is older than the catalog",
             );
         }
     }

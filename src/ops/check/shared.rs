@@ -8,7 +8,7 @@ use crate::store::catalog::{Catalog, Family, Reads};
 use crate::store::metadata::Content;
 use crate::store::number::Number;
 
-const REMEDY: &str = "restore the catalog from catalog.bak";
+const REMEDY: &str = "`foldfs check --repair` restores it from catalog.bak";
 
 #[derive(Default)]
 struct Seen {

@@ -31,7 +31,7 @@ impl Fault {
 
     /// The error for a person; `path` is the database's.
     pub fn about(self, path: &str) -> Error {
-        const RESTORE: &str = "stop foldfs, move catalog.db and catalog.db-wal away and copy catalog.bak to catalog.db";
+        const RESTORE: &str = "`foldfs check --repair` restores it from catalog.bak";
         match self {
             Fault::Known(error) => error,
             Fault::Row { table, row, cause } => {

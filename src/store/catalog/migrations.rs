@@ -30,7 +30,7 @@ fn bring_up_to(connection: &Connection, may_write: bool, steps: &[&str]) -> Resu
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if application != APPLICATION_ID {
         return Err(Error::failed(object(), "it is not a foldfs catalog")
-            .remedy("copy catalog.bak to catalog.db, if it is the store's")
+            .remedy("`foldfs check --repair` restores it from catalog.bak")
             .into());
     }
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -46,15 +46,16 @@ fn bring_up_to(connection: &Connection, may_write: bool, steps: &[&str]) -> Resu
                     .into(),
             )
         }
-        Ok(version) if version > steps.len() => Err(Error::failed(
-            object(),
-            format!(
-                "its tables have version {found}, this foldfs knows versions up to {}",
-                steps.len()
-            ),
-        )
-        .remedy("use a newer foldfs")
-        .into()),
+        Ok(version) if version > steps.len() => {
+            let known = steps.len();
+            let cause = format!(
+                "its tables have version {found}, this foldfs knows versions up to {known}"
+            );
+            let error = Error::failed(object(), cause).remedy("use a newer foldfs");
+            // No damage.
+            let errno = Some(libc::EPROTONOSUPPORT);
+            Err(Error { errno, ..error }.into())
+        }
         _ => Err(Error::failed(object(), format!("its tables have version {found}")).into()),
     }
 }

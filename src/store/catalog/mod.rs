@@ -95,7 +95,7 @@ impl Catalog {
     pub fn open(path: &Path, mode: CatalogMode) -> Result<Self> {
         if !path.try_exists().about(path.display())? {
             return Err(Error::failed(path.display(), "it does not exist")
-                .remedy("copy catalog.bak to catalog.db, if there is one"));
+                .remedy("`foldfs check --repair` restores it from catalog.bak"));
         }
         if mode == CatalogMode::ReadOnlyMedium {
             check_closed_cleanly(path)?;

@@ -33,6 +33,29 @@ impl Transaction<'_> {
         )?;
         Ok(start..end)
     }
+
+    /// Raises the catalog's generation; the new one.
+    ///
+    /// # Errors
+    /// Where SQLite fails.
+    pub fn raise_generation(&self) -> Result<u64> {
+        let generation = self.generation()? + 1;
+        self.set_generation(generation)?;
+        Ok(generation)
+    }
+
+    /// Sets the catalog's generation.
+    ///
+    /// # Errors
+    /// Where SQLite fails.
+    pub fn set_generation(&self, generation: u64) -> Result<()> {
+        let update = "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'generation'";
+        if self.run(update, params![generation])? == 0 {
+            let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES ('generation', ?1)";
+            self.run(insert, params![generation])?;
+        }
+        Ok(())
+    }
 }
 
 impl Catalog {
@@ -50,6 +73,14 @@ impl Catalog {
 }
 
 impl Catalog {
+    /// The generation of a copy that nobody writes to.
+    ///
+    /// # Errors
+    /// It is not there, or damaged.
+    pub fn generation_of_copy(path: &std::path::Path) -> Result<u64> {
+        Self::open(path, super::CatalogMode::ReadOnlyMedium)?.generation()
+    }
+
     /// Reserves the id of a new image; durable before it returns, and never given again. So
     /// `images/ID` can be made before the row: without one it is debris.
     ///

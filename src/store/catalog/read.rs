@@ -378,6 +378,12 @@ pub trait Reads {
         })
     }
 
+    /// How often what private layers rely on was changed ([`crate::store::Store::commit_generation`]).
+    fn generation(&self) -> Result<u64> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'generation'";
+        self.with(|c| Ok(first(c, sql, [], |row| Ok(row.get(0)?))?.unwrap_or(0)))
+    }
+
     /// The last id of an image that was ever reserved; 0 if none was.
     fn last_image_id(&self) -> Result<ImageId> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'";
