@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind as Io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub struct Config {
     pub store: PathBuf,
     /// The rule of placement of families that an import founds.
     pub share: Share,
-    /// Threads that hash files; 0: one for each core.
+    /// Threads that hash files; 0: one for each core, for a daemon's pass one.
     pub threads: usize,
     /// Threads that answer the kernel, for each mounted image.
     pub session_threads: usize,
@@ -34,6 +35,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Which share of the objects that guests open a daemon verifies first.
     pub verify: Rate,
+    /// Bytes that a daemon's pass reads in a second; `None`: as fast as it goes.
+    pub rate: Option<NonZeroU64>,
 }
 
 impl Default for Config {
@@ -47,6 +50,7 @@ impl Default for Config {
             quiet: Duration::from_secs(30),
             metrics: None,
             verify: Rate::NEVER,
+            rate: None,
         }
     }
 }
@@ -136,6 +140,15 @@ const KEYS: &[Key] = &[
                 Value::Integer(share) => Rate::new(*share as f64)?,
                 value => Rate::new(value.as_float()?)?,
             };
+            Some(())
+        },
+    },
+    Key {
+        name: "rate",
+        allowed: "a number of MiB from 0 to 1048576",
+        set: |config, value| {
+            let mebibytes = count(value, 0..=1 << 20)? as u64;
+            config.rate = NonZeroU64::new(mebibytes << 20);
             Some(())
         },
     },
@@ -235,12 +248,13 @@ mod tests {
     #[test]
     fn every_key_is_taken_over() {
         let text = "store = '/s'\nshare = 'all'\nthreads = 3\nsession_threads = 1\n\
-             interval = '1h 30min'\nquiet = '1500ms'\nverify = 0.01";
+             interval = '1h 30min'\nquiet = '1500ms'\nverify = 0.01\nrate = 3";
         let config = parse(text).unwrap();
         let default = Config::default();
         assert_eq!(config.store, Path::new("/s"));
         assert_eq!(config.share, Share::All);
         assert_eq!((config.threads, config.session_threads), (3, 1));
+        assert_eq!(config.rate, NonZeroU64::new(3 << 20));
         assert_eq!(config.interval, Some(Duration::from_secs(5400)));
         assert_eq!(config.quiet, Duration::from_millis(1500));
         assert_eq!(Some(config.verify), Rate::new(0.01));
@@ -268,7 +282,7 @@ mod tests {
             (
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
-                 use any of: store, share, threads, session_threads, interval, quiet, metrics, verify",
+                 use any of: store, share, threads, session_threads, interval, quiet, metrics, verify, rate",
             ),
             (
                 "share = \"some\"",

@@ -167,6 +167,8 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
         schedule: Schedule {
             interval: config.interval,
             quiet: config.quiet,
+            threads: config.threads,
+            rate: config.rate,
         },
         metrics: config.metrics,
     };

@@ -1,4 +1,4 @@
-//! The lock under which an image's names and metadata change, and the counts of changes.
+//! The lock under which an image's names and metadata change, and what is noted of changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::altered::Journal;
+
 /// The lock that a family's images share: held shared by every change of an image's names or
 /// metadata, exclusively by a commit of the family's shared layer.
 pub type ChangeLock = Arc<RwLock<()>>;
 
-/// How often an image was changed in this process. Outlives the live image, so that who has seen all
+/// What was changed of an image in this process. Outlives the live image, so that who has seen all
 /// of it once knows whether there is anything new to see.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct Notes {
     /// Goes up after each change of names or metadata.
     pub(super) changes: AtomicU64,
-    /// Goes up when somebody has ended writing to a file.
-    pub(super) writers: AtomicU64,
+    /// Files whose content somebody has ended writing to.
+    pub(super) altered: Journal,
     /// Shared files that became the image's own, with content.
     pub(super) promoted_files: AtomicU64,
     /// Bytes of content that were copied for that.
@@ -47,7 +49,7 @@ impl Counts {
 /// One image's part in its family's lock.
 pub(super) struct Change {
     lock: ChangeLock,
-    counts: Arc<Counts>,
+    notes: Arc<Notes>,
 }
 
 /// Held while an image's names or metadata change.
@@ -58,24 +60,24 @@ pub(super) struct Changing<'a> {
 
 impl Change {
     pub(super) fn new(lock: ChangeLock) -> Self {
-        let counts = Arc::default();
-        Self { lock, counts }
+        let notes = Arc::default();
+        Self { lock, notes }
     }
 
-    /// Counts in `counts` from now on.
-    pub(super) fn count_in(&mut self, counts: Arc<Counts>) {
-        self.counts = counts;
+    /// Notes changes in `notes` from now on.
+    pub(super) fn note_in(&mut self, notes: Arc<Notes>) {
+        self.notes = notes;
     }
 
-    /// The counts.
-    pub(super) fn counts(&self) -> &Arc<Counts> {
-        &self.counts
+    /// What was noted.
+    pub(super) fn notes(&self) -> &Arc<Notes> {
+        &self.notes
     }
 
     /// Begins a change.
     pub(super) fn read(&self) -> Changing<'_> {
         Changing {
-            count: &self.counts.changes,
+            count: &self.notes.changes,
             _lock: self.lock.read(),
         }
     }

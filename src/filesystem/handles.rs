@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Filesystem;
-use super::change::Counts;
+use super::change::Notes;
 use super::directory::Listing;
 use super::failure::Outcome;
-use super::node::{Backing, Node};
+use super::node::{Backing, Node, Place};
 
 /// All open handles, by the id that the kernel was told. A leaf lock.
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub(super) struct DirectoryHandle {
 /// One of a node's writers, as long as it lives. While there is one the node is not folded.
 pub(super) struct Writer {
     node: Arc<Node>,
-    counts: Arc<Counts>,
+    notes: Arc<Notes>,
 }
 
 impl Filesystem {
@@ -54,7 +54,7 @@ impl Filesystem {
         node.writers.fetch_add(1, Ordering::SeqCst);
         Writer {
             node: node.clone(),
-            counts: self.change.counts().clone(),
+            notes: self.change.notes().clone(),
         }
     }
 }
@@ -69,10 +69,13 @@ impl Drop for Writer {
             true => state.open.take(),
             false => None,
         };
+        let unlinked = matches!(state.place, Place::Unlinked);
         drop(state);
         // Closing the last descriptor of an unlinked file may take its time.
         drop(closed);
-        self.counts.writers.fetch_add(1, Ordering::Release);
+        if !unlinked {
+            self.notes.altered.add(self.node.number);
+        }
     }
 }
 

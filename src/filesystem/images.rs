@@ -7,7 +7,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::change::Counts;
+use super::altered::Altered;
+use super::change::Notes;
 use super::{ChangeLock, Filesystem};
 use crate::error::{Error, Result};
 use crate::merge::view::View;
@@ -35,7 +36,7 @@ pub struct Images {
     changes: Mutex<HashMap<FamilyId, ChangeLock>>,
     live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
     /// Of each image; kept when it is not alive any more.
-    counts: Mutex<HashMap<ImageId, Arc<Counts>>>,
+    notes: Mutex<HashMap<ImageId, Arc<Notes>>>,
 }
 
 impl Images {
@@ -47,7 +48,7 @@ impl Images {
             shared,
             changes: Mutex::default(),
             live: Mutex::default(),
-            counts: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
@@ -79,37 +80,49 @@ impl Images {
         View::open(directory, image.id, family.root, self.shared.clone())
     }
 
-    fn counts(&self, image: ImageId) -> Arc<Counts> {
-        self.counts.lock().entry(image).or_default().clone()
+    fn notes(&self, image: ImageId) -> Arc<Notes> {
+        self.notes.lock().entry(image).or_default().clone()
     }
 
     /// How often an image's names or metadata were changed in this process. No other process can:
     /// where this stays the same, there is nothing new to see, dead or alive.
     pub fn changes(&self, image: ImageId) -> u64 {
-        self.counts(image).changes.load(Ordering::Acquire)
+        self.notes(image).changes.load(Ordering::Acquire)
     }
 
     /// Has everybody who compares [`Images::changes`] look at an image again.
     pub fn note_change(&self, image: ImageId) {
-        let counts = self.counts(image);
-        counts.changes.fetch_add(1, Ordering::Release);
+        let notes = self.notes(image);
+        notes.changes.fetch_add(1, Ordering::Release);
     }
 
     /// What was promoted in all images in this process.
     pub fn promotions(&self) -> Promotions {
         let mut sum = Promotions::default();
-        for counts in self.counts.lock().values() {
-            sum.files += counts.promoted_files.load(Ordering::Relaxed);
-            sum.bytes += counts.promoted_bytes.load(Ordering::Relaxed);
-            sum.failures += counts.promotion_failures.load(Ordering::Relaxed);
+        for notes in self.notes.lock().values() {
+            sum.files += notes.promoted_files.load(Ordering::Relaxed);
+            sum.bytes += notes.promoted_bytes.load(Ordering::Relaxed);
+            sum.failures += notes.promotion_failures.load(Ordering::Relaxed);
         }
         sum
     }
 
-    /// How often somebody ended writing to a file of an image in this process. Where this stays the
-    /// same, what was written since is being written to still.
-    pub fn writers(&self, image: ImageId) -> u64 {
-        self.counts(image).writers.load(Ordering::Acquire)
+    /// The files of an image that somebody has ended writing to since the last call; everything at
+    /// the first one in this process. No other process can write. What is being written to still is
+    /// told when that has ended.
+    pub fn take_altered(&self, image: ImageId) -> Altered {
+        self.notes(image).altered.take()
+    }
+
+    /// Has the next [`Images::take_altered`] tell of these files (again).
+    pub fn note_altered(&self, image: ImageId, altered: &Altered) {
+        let notes = self.notes(image);
+        match altered {
+            Altered::All => notes.altered.add_all(),
+            Altered::Numbers(numbers) => {
+                numbers.iter().for_each(|&number| notes.altered.add(number))
+            }
+        }
     }
 
     /// The live image, if somebody uses it.
@@ -151,7 +164,7 @@ impl Images {
         let view = self.view(&row)?;
         let change = self.change_lock(row.family);
         let mut filesystem = Filesystem::new(self.store.clone(), view, change)?;
-        filesystem.change.count_in(self.counts(image));
+        filesystem.change.note_in(self.notes(image));
         let filesystem = Arc::new(filesystem);
         if self.store.access() == Access::Write {
             filesystem.recover()?;

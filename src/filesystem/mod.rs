@@ -16,6 +16,7 @@
 //! a look: `names.read()`.
 
 pub mod acl;
+pub mod altered;
 pub mod attributes;
 mod caller;
 mod change;
@@ -48,6 +49,7 @@ pub mod table;
 #[cfg(test)]
 mod test_image;
 mod uncover;
+pub mod whereabouts;
 pub mod xattrs;
 
 use std::collections::HashMap;

@@ -172,6 +172,7 @@ impl Filesystem {
             state.unlinked = Time::now();
             std::mem::replace(&mut state.place, Place::Unlinked)
         };
+        self.change.notes().altered.remove(node.number);
         if let Place::Entry { parent, .. } = place {
             self.done(parent);
         }

@@ -1,21 +1,24 @@
 //! The files that fold looks at: private regular files with content of their own.
 //!
-//! One readdir for each private directory and `index/`, one statat for each file in it; nothing is
-//! opened. A stub is all holes, so it is told by its blocks; one that has some (an xattr that does
-//! not fit into the inode) is told by its mark when it is about to be hashed.
+//! All of an image: one readdir for each private directory and `index/`, one statat for each file in
+//! it; nothing is opened. Or the files of known numbers: then nothing else is looked at, unless nobody
+//! knows where one of them lies. A stub is all holes, so it is told by its blocks; one that has some
+//! (an xattr that does not fit into the inode) is told by its mark when it is about to be hashed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, FileType, OFlags};
+use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
+use crate::filesystem::Filesystem;
+use crate::filesystem::whereabouts::Whereabouts;
 use crate::merge::private_directories::PrivatePath;
 use crate::store::ImageDirs;
 use crate::store::cache::FileKey;
-use crate::store::layer::open_directory;
+use crate::store::layer::{Layer, open_directory};
 use crate::store::layout;
 use crate::store::mark::{self, Mark};
 use crate::store::metadata::Time;
@@ -33,30 +36,34 @@ pub struct Candidate {
     pub key: FileKey,
     /// Bytes that it occupies.
     pub allocated: u64,
+    /// Its number, as far as its mark was read.
+    pub number: Option<Number>,
 }
 
 /// The directory of a [`Candidate`] in `index/`.
 pub const INDEX: u32 = u32::MAX;
 
 /// A private directory: the one above it, and its name there.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Directory {
     above: u32,
     name: Box<[u8]>,
 }
 
-/// All of one image.
+/// Files of one image.
 #[derive(Debug)]
 pub struct Candidates {
     directories: Vec<Directory>,
     /// The files, those of one directory one after the other.
     pub files: Vec<Candidate>,
-    /// How many names there are in private directories.
+    /// How many names there are in the private directories that were listed.
     pub entries: u64,
     /// Files that were left out because they were altered a moment ago.
-    pub recent: u64,
+    pub recent: Vec<Number>,
     /// Files that were left out because an administrator pinned them.
     pub held: u64,
+    /// Files that were left out because somebody writes to them.
+    pub in_use: u64,
 }
 
 /// Which private files count.
@@ -83,6 +90,14 @@ struct Pending {
     directory: Directory,
 }
 
+/// What is being looked for, and where it goes.
+struct Search<'a> {
+    choice: &'a Choice<'a>,
+    /// Only the files of these numbers; each is taken out when it is found.
+    only: Option<HashSet<Number>>,
+    found: Candidates,
+}
+
 impl Candidates {
     /// Walks an image's private layer. A guest may be at work there: what it moves meanwhile may be
     /// missed, or found twice.
@@ -90,119 +105,35 @@ impl Candidates {
     /// # Errors
     /// Those of the host.
     pub fn of(image: ImageId, dirs: &ImageDirs, choice: &Choice<'_>) -> Result<Self> {
-        Self::walk(dirs, choice).about(format!("images/{image}"))
+        let mut search = Search::new(choice, None);
+        search.walk(dirs).about(format!("images/{image}"))?;
+        Ok(search.found)
     }
 
-    fn walk(dirs: &ImageDirs, choice: &Choice<'_>) -> rustix::io::Result<Self> {
-        let mut found = Self {
-            directories: vec![Directory {
-                above: 0,
-                name: Box::default(),
-            }],
-            files: Vec::new(),
-            entries: 0,
-            recent: 0,
-            held: 0,
+    /// The files of these numbers, as far as they are private files with content: without a walk, if
+    /// somebody still refers to them in the live image.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn numbered(
+        image: ImageId,
+        live: Option<&Filesystem>,
+        dirs: &ImageDirs,
+        numbers: &[Number],
+        choice: &Choice<'_>,
+    ) -> Result<Self> {
+        let mut search = Search::new(choice, Some(numbers.iter().copied().collect()));
+        let mut found = || -> rustix::io::Result<()> {
+            if let Some(live) = live {
+                search.ask(live, dirs)?;
+            }
+            match search.is_over() {
+                true => Ok(()),
+                false => search.walk(dirs),
+            }
         };
-        found.list(dirs.index.as_fd(), INDEX, choice)?;
-        let root = Arc::new(open_directory(&dirs.private, b".", OFlags::RDONLY)?);
-        let mut pending = found.descend(&root, 0, choice)?;
-        while let Some(next) = pending.pop() {
-            let opened = open_directory(&*next.parent, &next.directory.name, OFlags::RDONLY);
-            let opened = match opened {
-                Ok(opened) => Arc::new(opened),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                Err(error) => return Err(error),
-            };
-            let position = found.directories.len() as u32;
-            found.directories.push(next.directory);
-            pending.extend(found.descend(&opened, position, choice)?);
-        }
-        Ok(found)
-    }
-
-    fn descend(
-        &mut self,
-        directory: &Arc<OwnedFd>,
-        position: u32,
-        choice: &Choice<'_>,
-    ) -> rustix::io::Result<Vec<Pending>> {
-        let below = self.list(directory.as_fd(), position, choice)?;
-        let pending = below.into_iter().map(|name| Pending {
-            parent: directory.clone(),
-            directory: Directory {
-                above: position,
-                name,
-            },
-        });
-        Ok(pending.collect())
-    }
-
-    /// Notes the files of a directory; the names of its subdirectories.
-    fn list(
-        &mut self,
-        directory: impl AsFd,
-        position: u32,
-        choice: &Choice<'_>,
-    ) -> rustix::io::Result<Vec<Box<[u8]>>> {
-        let directory = directory.as_fd();
-        let mut below = Vec::new();
-        let mut names = fs::Dir::read_from(directory)?;
-        while let Some(entry) = names.read() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            self.entries += u64::from(position != INDEX);
-            let known = entry.file_type();
-            if !matches!(
-                known,
-                FileType::RegularFile | FileType::Directory | FileType::Unknown
-            ) {
-                continue;
-            }
-            if known == FileType::Directory {
-                below.push(name.into());
-                continue;
-            }
-            let stat = match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(error),
-            };
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => below.push(name.into()),
-                FileType::RegularFile if stat.st_size > 0 && stat.st_blocks > 0 => {
-                    let held = choice.held;
-                    if !held.is_empty() && is_held(directory, name, held)? {
-                        self.held += 1;
-                        continue;
-                    }
-                    let allocated = stat.st_blocks as u64 * 512;
-                    let key = FileKey::of(&stat);
-                    let is_hollow = key.size > SMALL && key.size / HOLES > allocated;
-                    if is_hollow && !choice.with_holes {
-                        continue;
-                    }
-                    if choice
-                        .altered_before
-                        .is_some_and(|before| key.ctime >= before)
-                    {
-                        self.recent += 1;
-                        continue;
-                    }
-                    self.files.push(Candidate {
-                        directory: position,
-                        name: name.into(),
-                        key,
-                        allocated,
-                    });
-                }
-                _ => {}
-            }
-        }
-        Ok(below)
+        found().about(format!("images/{image}"))?;
+        Ok(search.found)
     }
 
     /// The names that lead from the root to a directory; `None` for `index/`.
@@ -249,17 +180,211 @@ impl Candidates {
     }
 }
 
-fn is_held(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    held: &HashSet<Number>,
-) -> rustix::io::Result<bool> {
+impl<'a> Search<'a> {
+    fn new(choice: &'a Choice<'a>, only: Option<HashSet<Number>>) -> Self {
+        let root = Directory {
+            above: 0,
+            name: Box::default(),
+        };
+        let found = Candidates {
+            directories: vec![root],
+            files: Vec::new(),
+            entries: 0,
+            recent: Vec::new(),
+            held: 0,
+            in_use: 0,
+        };
+        Self {
+            choice,
+            only,
+            found,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.only.as_ref().is_some_and(HashSet::is_empty)
+    }
+
+    /// Looks at the files that the live image knows the places of.
+    fn ask(&mut self, live: &Filesystem, dirs: &ImageDirs) -> rustix::io::Result<()> {
+        let mut known: Vec<(Option<PrivatePath>, Box<[u8]>)> = Vec::new();
+        for number in self.only.iter().flatten().copied().collect::<Vec<_>>() {
+            match live.whereabouts(number) {
+                Whereabouts::Unknown => continue,
+                Whereabouts::InIndex => known.push((None, Layer::number_name(number).into())),
+                Whereabouts::At(mut path) => {
+                    let name = path.pop().unwrap_or_default();
+                    known.push((Some(path), name));
+                    continue;
+                }
+                Whereabouts::InUse => self.found.in_use += 1,
+                Whereabouts::Nowhere => {}
+            }
+            self.only.as_mut().map(|only| only.remove(&number));
+        }
+        known.sort_unstable();
+        let mut positions: HashMap<Directory, u32> = HashMap::new();
+        for same in known.chunk_by(|(left, _), (right, _)| left == right) {
+            let position = match same.first() {
+                Some((Some(path), _)) => self.position(path, &mut positions),
+                _ => INDEX,
+            };
+            let Some(directory) = self.found.open(dirs, position)? else {
+                continue;
+            };
+            for (_, name) in same {
+                self.consider(directory.as_fd(), position, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&mut self, path: &PrivatePath, known: &mut HashMap<Directory, u32>) -> u32 {
+        let directories = &mut self.found.directories;
+        path.iter().fold(0, |above, name| {
+            let directory = Directory {
+                above,
+                name: name.clone(),
+            };
+            *known.entry(directory).or_insert_with_key(|directory| {
+                directories.push(directory.clone());
+                directories.len() as u32 - 1
+            })
+        })
+    }
+
+    fn walk(&mut self, dirs: &ImageDirs) -> rustix::io::Result<()> {
+        self.list(dirs.index.as_fd(), INDEX)?;
+        let root = Arc::new(open_directory(&dirs.private, b".", OFlags::RDONLY)?);
+        let mut pending = self.descend(&root, 0)?;
+        while let Some(next) = pending.pop() {
+            if self.is_over() {
+                break;
+            }
+            let opened = open_directory(&*next.parent, &next.directory.name, OFlags::RDONLY);
+            let opened = match opened {
+                Ok(opened) => Arc::new(opened),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                Err(error) => return Err(error),
+            };
+            let position = self.found.directories.len() as u32;
+            self.found.directories.push(next.directory);
+            pending.extend(self.descend(&opened, position)?);
+        }
+        Ok(())
+    }
+
+    fn descend(
+        &mut self,
+        directory: &Arc<OwnedFd>,
+        position: u32,
+    ) -> rustix::io::Result<Vec<Pending>> {
+        let below = self.list(directory.as_fd(), position)?;
+        let pending = below.into_iter().map(|name| Pending {
+            parent: directory.clone(),
+            directory: Directory {
+                above: position,
+                name,
+            },
+        });
+        Ok(pending.collect())
+    }
+
+    /// Considers the files of a directory; the names of its subdirectories.
+    fn list(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        position: u32,
+    ) -> rustix::io::Result<Vec<Box<[u8]>>> {
+        let mut below = Vec::new();
+        let mut names = fs::Dir::read_from(directory)?;
+        while let Some(entry) = names.read() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            self.found.entries += u64::from(position != INDEX);
+            match entry.file_type() {
+                FileType::Directory => below.push(name.into()),
+                FileType::RegularFile => {
+                    self.consider(directory, position, name)?;
+                }
+                FileType::Unknown => {
+                    if self.consider(directory, position, name)? == Some(FileType::Directory) {
+                        below.push(name.into());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(below)
+    }
+
+    /// Notes a file, if it counts; its type, if it is there.
+    fn consider(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        position: u32,
+        name: &[u8],
+    ) -> rustix::io::Result<Option<FileType>> {
+        let stat = match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let file_type = FileType::from_raw_mode(stat.st_mode);
+        if file_type != FileType::RegularFile {
+            return Ok(Some(file_type));
+        }
+        let key = FileKey::of(&stat);
+        let before = self.choice.altered_before;
+        let is_recent = before.is_some_and(|before| key.ctime >= before);
+        let mut number = None;
+        if is_recent || self.only.is_some() || !self.choice.held.is_empty() {
+            number = number_of(directory, name)?;
+        }
+        if let Some(only) = &mut self.only
+            && !number.is_some_and(|number| only.remove(&number))
+        {
+            return Ok(Some(file_type));
+        }
+        let is_held = number.is_some_and(|number| self.choice.held.contains(&number));
+        if is_held || !self.has_content(&stat) {
+            return Ok(Some(file_type));
+        }
+        match is_recent {
+            true => self.found.recent.extend(number),
+            false => self.found.files.push(Candidate {
+                directory: position,
+                name: name.into(),
+                key,
+                allocated: allocated(&stat),
+                number,
+            }),
+        }
+        Ok(Some(file_type))
+    }
+
+    fn has_content(&self, stat: &Stat) -> bool {
+        let (size, allocated) = (stat.st_size as u64, allocated(stat));
+        let is_hollow = size > SMALL && size / HOLES > allocated;
+        size > 0 && allocated > 0 && (self.choice.with_holes || !is_hollow)
+    }
+}
+
+fn allocated(stat: &Stat) -> u64 {
+    stat.st_blocks as u64 * 512
+}
+
+/// The number that a file's mark says; `None` if it is gone, or has none.
+fn number_of(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Option<Number>> {
     let bytes = match xattr::get(directory, name, mark::NAME.as_bytes()) {
         Err(Errno::NOENT) => None,
         bytes => bytes?,
     };
     let mark = bytes.and_then(|bytes| Mark::decode(&bytes).ok());
-    Ok(mark.is_some_and(|mark| held.contains(&mark.number)))
+    Ok(mark.map(|mark| mark.number))
 }
 
 impl Candidate {
@@ -268,6 +393,17 @@ impl Candidate {
         match self.directory {
             INDEX => layout::parse_number(&self.name),
             _ => None,
+        }
+    }
+
+    /// Its number, from its mark in its directory; `None` if it is gone.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn read_number(&self, directory: impl AsFd) -> rustix::io::Result<Option<Number>> {
+        match self.number {
+            Some(number) => Ok(Some(number)),
+            None => number_of(directory.as_fd(), &self.name),
         }
     }
 }

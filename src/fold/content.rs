@@ -1,32 +1,27 @@
 //! The content tier's plan: which private files are equal to each other or to an object.
 //!
-//! Sizes first, then what the hash cache knows, then SHA-256 on all cores, each file under a read
-//! lease: what may be written to is left alone. Nothing is altered.
+//! Sizes first, then digests. Where a [`Ledger`] knows what an earlier plan has seen, only what was
+//! altered since is looked at, and what may equal it. Nothing is altered.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use rustix::fs::{self, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::candidates::{Candidate, Candidates, Choice};
 use super::effort::Effort;
+use super::hashing::{self, Digests};
 use super::holds;
-use crate::error::{Context, Result};
+use super::known_objects::KnownObjects;
+use super::residents::Residents;
+use crate::error::Result;
+use crate::filesystem::altered::Altered;
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
-use crate::store::cache::FileKey;
+use crate::store::Store;
 use crate::store::catalog::Image;
-use crate::store::content::digest_while;
 use crate::store::digest::Digest;
-use crate::store::mark::{self, Mark, Role};
 use crate::store::metadata::Time;
-use crate::store::objects::Found;
-use crate::store::{ImageDirs, Store};
-use crate::sys::lease::ReadLease;
-use crate::sys::xattr;
+use crate::store::number::{ImageId, Number};
 
 /// An image whose files are to be folded.
 #[derive(Debug, Clone)]
@@ -35,6 +30,8 @@ pub struct Subject {
     pub image: Image,
     /// Others than this process may have its files open.
     pub mounted: bool,
+    /// What is to be looked at.
+    pub altered: Altered,
 }
 
 /// What was found out about one image.
@@ -48,6 +45,15 @@ pub struct Examined {
     pub unchanged: u64,
     /// Files that were in use.
     pub busy: u64,
+}
+
+/// What is known from earlier plans.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// The objects.
+    pub objects: KnownObjects,
+    /// The private files that nothing was equal to.
+    pub residents: Residents,
 }
 
 /// A file: a position in [`Plan::images`], and one in its candidates.
@@ -67,10 +73,15 @@ pub struct Group {
 /// What can be folded.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The images.
+    /// The images; one that is looked at for what may equal altered files of others stands there a
+    /// second time.
     pub images: Vec<Examined>,
     /// Files of equal content, sorted by digest.
     pub groups: Vec<Group>,
+    /// Files that are equal to nothing.
+    pub(super) unlike: Vec<Known>,
+    /// Files that were in use.
+    pub(super) busy: Vec<FileId>,
 }
 
 /// What one image's files come to.
@@ -86,14 +97,6 @@ pub struct Counts {
     pub busy: u64,
 }
 
-/// What hashing a file gives.
-enum Hashed {
-    Digest(FileKey, Digest),
-    Busy,
-    /// It is gone, altered, or a stub.
-    Other,
-}
-
 /// Finds equal files, of those altered before a moment if one is given. Remembers digests in the
 /// hash cache, alters nothing else. One that was told to end leaves files out.
 ///
@@ -102,261 +105,208 @@ enum Hashed {
 pub fn plan(
     images: &Images,
     subjects: Vec<Subject>,
+    ledger: &mut Ledger,
     altered_before: Option<Time>,
     effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Plan> {
     progress.message("looking for private files");
-    let store = images.store();
-    effort.pool()?.install(|| {
-        let subjects = subjects.into_par_iter();
-        let mut images = subjects
-            .map(|subject| examine(images, subject, altered_before))
-            .collect::<Result<Vec<_>>>()?;
-        let groups = groups(store, &mut images, effort, progress)?;
-        Ok(Plan { images, groups })
-    })
-}
-
-fn examine(images: &Images, subject: Subject, altered_before: Option<Time>) -> Result<Examined> {
-    let store = images.store();
-    let dirs = store.image_dirs(subject.image.id)?;
-    let choice = Choice {
-        held: &holds::of(images, subject.image.id)?,
+    let planning = Planning {
+        images,
         altered_before,
-        with_holes: false,
+        effort,
+        progress,
     };
-    let candidates = Candidates::of(subject.image.id, &dirs, &choice)?;
-    Ok(Examined {
-        subject,
-        candidates,
-        unchanged: 0,
-        busy: 0,
+    effort.pool()?.install(|| planning.plan(subjects, ledger))
+}
+
+/// A file of known content.
+pub(super) type Known = (Digest, FileId);
+
+enum Like {
+    Equal(Group),
+    None(Known),
+}
+
+#[derive(Default)]
+struct Grouped {
+    groups: Vec<Group>,
+    unlike: Vec<Known>,
+}
+
+struct Planning<'a> {
+    images: &'a Images,
+    altered_before: Option<Time>,
+    effort: &'a Effort<'a>,
+    progress: &'a dyn Progress,
+}
+
+impl Planning<'_> {
+    fn plan(&self, subjects: Vec<Subject>, ledger: &mut Ledger) -> Result<Plan> {
+        let store = self.images.store();
+        let of_image: HashMap<ImageId, Subject> = subjects
+            .iter()
+            .map(|subject| (subject.image.id, subject.clone()))
+            .collect();
+        let whole = subjects
+            .iter()
+            .filter(|subject| subject.altered == Altered::All);
+        let whole: HashSet<ImageId> = whole.map(|subject| subject.image.id).collect();
+        ledger.residents.forget(&whole);
+
+        // Files that nothing was equal to, and a new object may be now.
+        let mut alike = HashSet::new();
+        let residents = &ledger.residents;
+        ledger.objects.refresh(store.objects(), |size, digest| {
+            alike.extend(residents.alike(size, digest));
+        })?;
+        let mut images = self.examine(subjects)?;
+        let ids = some_like(&images, ledger);
+        let mut digests = hashing::digests(store, &mut images, ids, self.effort, self.progress)?;
+
+        for (digest, id) in &digests.known {
+            let size = file(&images, *id).key.size;
+            alike.extend(ledger.residents.alike(size, digest));
+        }
+        self.add_alike(&mut images, alike, &of_image, &mut digests)?;
+        let grouped = groups(store, &images, digests.known)?;
+        Ok(Plan {
+            images,
+            groups: grouped.groups,
+            unlike: grouped.unlike,
+            busy: digests.busy,
+        })
+    }
+
+    fn examine(&self, subjects: Vec<Subject>) -> Result<Vec<Examined>> {
+        let subjects = subjects.into_par_iter();
+        subjects
+            .filter(|subject| !subject.altered.is_empty())
+            .map(|subject| self.examine_one(subject))
+            .collect()
+    }
+
+    fn examine_one(&self, subject: Subject) -> Result<Examined> {
+        let store = self.images.store();
+        let id = subject.image.id;
+        let dirs = store.image_dirs(id)?;
+        let choice = Choice {
+            held: &holds::of(self.images, id)?,
+            altered_before: self.altered_before,
+            with_holes: false,
+        };
+        let candidates = match &subject.altered {
+            Altered::All => Candidates::of(id, &dirs, &choice)?,
+            Altered::Numbers(numbers) => {
+                let live = self.images.live(id);
+                Candidates::numbered(id, live.as_deref(), &dirs, numbers, &choice)?
+            }
+        };
+        Ok(Examined {
+            busy: candidates.in_use,
+            subject,
+            candidates,
+            unchanged: 0,
+        })
+    }
+
+    /// Adds files that may equal those that were looked at.
+    fn add_alike(
+        &self,
+        images: &mut Vec<Examined>,
+        mut alike: HashSet<(ImageId, Number)>,
+        of_image: &HashMap<ImageId, Subject>,
+        digests: &mut Digests,
+    ) -> Result<()> {
+        for image in &*images {
+            for number in image.candidates.files.iter().filter_map(|file| file.number) {
+                alike.remove(&(image.subject.image.id, number));
+            }
+        }
+        let mut numbers: HashMap<ImageId, Vec<Number>> = HashMap::new();
+        for (image, number) in alike {
+            numbers.entry(image).or_default().push(number);
+        }
+        let subjects = numbers.into_iter().filter_map(|(image, numbers)| {
+            Some(Subject {
+                altered: Altered::Numbers(numbers),
+                ..of_image.get(&image)?.clone()
+            })
+        });
+        let first = images.len() as u32;
+        images.extend(self.examine(subjects.collect())?);
+        let ids = all_files(images).filter(|&(image, _)| image >= first);
+        let ids = ids.collect();
+        let store = self.images.store();
+        let more = hashing::digests(store, images, ids, self.effort, self.progress)?;
+        digests.known.extend(more.known);
+        digests.busy.extend(more.busy);
+        Ok(())
+    }
+}
+
+fn all_files(images: &[Examined]) -> impl Iterator<Item = FileId> {
+    images.iter().enumerate().flat_map(|(position, image)| {
+        (0..image.candidates.files.len()).map(move |file| (position as u32, file as u32))
     })
 }
 
-/// The objects there are, and which sizes they have.
-struct Known {
-    digests: HashSet<Digest>,
-    sizes: HashSet<u64>,
-}
-
-fn known(store: &Store) -> Result<Known> {
-    let mut known = Known {
-        digests: HashSet::new(),
-        sizes: HashSet::new(),
-    };
-    store.objects().for_each(|found| {
-        if let Found::Object(digest, stat) = found {
-            known.digests.insert(digest);
-            known.sizes.insert(stat.st_size as u64);
-        }
-        Ok(())
-    })?;
-    Ok(known)
-}
-
-fn groups(
-    store: &Store,
-    images: &mut [Examined],
-    effort: &Effort<'_>,
-    progress: &dyn Progress,
-) -> Result<Vec<Group>> {
+/// The files of which there is something else of the same size.
+fn some_like(images: &[Examined], ledger: &Ledger) -> Vec<FileId> {
     let mut of_size: HashMap<u64, u32> = HashMap::new();
     for file in images.iter().flat_map(|image| &image.candidates.files) {
         *of_size.entry(file.key.size).or_default() += 1;
     }
-    if of_size.is_empty() {
-        return Ok(Vec::new());
-    }
-    let known = known(store)?;
-    let mut ids: Vec<FileId> = Vec::new();
-    for (position, image) in images.iter().enumerate() {
-        let files = image.candidates.files.iter().enumerate();
-        let chosen = files.filter(|(_, file)| {
-            of_size[&file.key.size] > 1 || known.sizes.contains(&file.key.size)
-        });
-        ids.extend(chosen.map(|(file, _)| (position as u32, file as u32)));
-    }
-    let cache = store.hash_cache();
-    let keys: Vec<FileKey> = ids.iter().map(|&id| file(images, id).key).collect();
-    let mut digests = cache.get(&keys);
-
-    let unknown: Vec<usize> = (0..ids.len())
-        .filter(|&index| digests[index].is_none())
-        .collect();
-    let hashed = hash(store, images, &ids, &unknown, effort, progress)?;
-    let mut remembered = Vec::new();
-    for (&(image, _), digest) in ids.iter().zip(&digests) {
-        images[image as usize].unchanged += u64::from(digest.is_some());
-    }
-    for (index, hashed) in unknown.into_iter().zip(hashed) {
-        match hashed {
-            Hashed::Digest(key, digest) => {
-                remembered.push((key, digest));
-                digests[index] = Some(digest);
-            }
-            Hashed::Busy => images[ids[index].0 as usize].busy += 1,
-            Hashed::Other => {}
-        }
-    }
-    cache.put(&remembered);
-
-    let mut equal: HashMap<Digest, Vec<FileId>> = HashMap::new();
-    for (id, digest) in ids.into_iter().zip(digests) {
-        if let Some(digest) = digest {
-            equal.entry(digest).or_default().push(id);
-        }
-    }
-    let groups = equal.into_iter().filter_map(|(digest, mut files)| {
-        let is_object = known.digests.contains(&digest);
-        if files.len() < 2 && !is_object {
-            return None;
-        }
-        // The walk may have met a file twice.
-        let mut seen = HashSet::new();
-        files.retain(|&id| seen.insert(host_identity(images, id)));
-        (files.len() > 1 || is_object).then_some(Group {
-            digest,
-            is_object,
-            files,
-        })
-    });
-    let mut groups: Vec<Group> = groups.collect();
-    groups.sort_unstable_by_key(|group| group.digest);
-    Ok(groups)
+    let has_like = |size: u64| {
+        of_size[&size] > 1 || ledger.objects.has_size(size) || ledger.residents.has_size(size)
+    };
+    all_files(images)
+        .filter(|&id| has_like(file(images, id).key.size))
+        .collect()
 }
 
-fn file(images: &[Examined], (image, file): FileId) -> &Candidate {
+/// Files of equal content, and those whose content nothing else has.
+fn groups(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Result<Grouped> {
+    known.par_sort_unstable();
+    let equal = known.par_chunk_by(|(left, _), (right, _)| left == right);
+    let grouped = equal.filter_map(|equal| {
+        let &(digest, id) = equal.first()?;
+        // The walk may have met a file twice.
+        let mut seen = HashSet::new();
+        let files = equal.iter().map(|&(_, id)| id);
+        let files: Vec<FileId> = files
+            .filter(|&id| seen.insert(host_identity(images, id)))
+            .collect();
+        let is_object = match store.objects().exists(&digest) {
+            Ok(is_object) => is_object,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(Ok(match files.len() > 1 || is_object {
+            true => Like::Equal(Group {
+                digest,
+                is_object,
+                files,
+            }),
+            false => Like::None((digest, id)),
+        }))
+    });
+    let mut all = Grouped::default();
+    for like in grouped.collect::<Result<Vec<_>>>()? {
+        match like {
+            Like::Equal(group) => all.groups.push(group),
+            Like::None(file) => all.unlike.push(file),
+        }
+    }
+    Ok(all)
+}
+
+pub(super) fn file(images: &[Examined], (image, file): FileId) -> &Candidate {
     &images[image as usize].candidates.files[file as usize]
 }
 
 fn host_identity(images: &[Examined], id: FileId) -> (u64, u64) {
     let key = file(images, id).key;
     (key.device, key.inode)
-}
-
-/// Hashes the files `ids[index]` for each `index` of `unknown`; the results are in its order.
-fn hash(
-    store: &Store,
-    images: &[Examined],
-    ids: &[FileId],
-    unknown: &[usize],
-    effort: &Effort<'_>,
-    progress: &dyn Progress,
-) -> Result<Vec<Hashed>> {
-    if unknown.is_empty() {
-        return Ok(Vec::new());
-    }
-    let sizes = unknown
-        .iter()
-        .map(|&index| file(images, ids[index]).key.size);
-    let total: u64 = sizes.sum();
-    progress.message("hashing private files");
-    progress.total(total);
-    let dirs = images
-        .iter()
-        .map(|image| store.image_dirs(image.subject.image.id))
-        .collect::<Result<Vec<_>>>()?;
-    let place = |index: usize| (ids[index].0, file(images, ids[index]).directory);
-    let directories: Vec<&[usize]> = unknown
-        .chunk_by(|&left, &right| place(left) == place(right))
-        .collect();
-    let read = AtomicU64::new(0);
-    let in_directory = |some: &&[usize]| -> Result<Vec<Hashed>> {
-        if effort.is_over() {
-            return Ok(some.iter().map(|_| Hashed::Busy).collect());
-        }
-        let image = ids[some[0]].0 as usize;
-        hash_in_directory(&images[image], &dirs[image], some, ids, &|bytes| {
-            read.fetch_add(bytes, Ordering::Relaxed);
-            progress.advance(bytes);
-            !effort.is_over()
-        })
-    };
-    let hashed: Vec<Vec<Hashed>> = directories
-        .par_iter()
-        .map(in_directory)
-        .collect::<Result<_>>()?;
-    // What was altered meanwhile may be longer or shorter.
-    progress.total(read.load(Ordering::Relaxed).max(1));
-    Ok(hashed.into_iter().flatten().collect())
-}
-
-fn hash_in_directory(
-    image: &Examined,
-    dirs: &ImageDirs,
-    some: &[usize],
-    ids: &[FileId],
-    go_on: &(dyn Fn(u64) -> bool + Sync),
-) -> Result<Vec<Hashed>> {
-    let candidate = |index: usize| &image.candidates.files[ids[index].1 as usize];
-    let about = |candidate: &Candidate| {
-        let path = image.candidates.describe(candidate);
-        format!("images/{}: {}", image.subject.image.id, path.escape_ascii())
-    };
-    let first = candidate(some[0]);
-    let directory = image.candidates.open(dirs, first.directory);
-    let Some(directory) = directory.about(about(first))? else {
-        return Ok(some.iter().map(|_| Hashed::Other).collect());
-    };
-    // Several files of one directory, or one large file: both use all cores.
-    some.par_iter()
-        .map(|&index| {
-            let candidate = candidate(index);
-            hash_one(image, &directory, candidate, go_on).about(about(candidate))
-        })
-        .collect()
-}
-
-fn hash_one(
-    image: &Examined,
-    directory: impl AsFd,
-    candidate: &Candidate,
-    go_on: &(dyn Fn(u64) -> bool + Sync),
-) -> rustix::io::Result<Hashed> {
-    let open = || {
-        let flags = OFlags::RDONLY
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::CLOEXEC
-            | OFlags::NOATIME;
-        fs::openat(&directory, &candidate.name[..], flags, Mode::empty())
-    };
-    let file = match open() {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(Hashed::Other),
-        Err(error) => return Err(error),
-    };
-    let bytes = xattr::get_descriptor(file.as_fd(), mark::NAME.as_bytes())?;
-    let mark = bytes.and_then(|bytes| Mark::decode(&bytes).ok());
-    if mark.is_none_or(|mark| mark.role != Role::File) {
-        return Ok(Hashed::Other);
-    }
-    let (lease, file) = match ReadLease::take(file) {
-        Ok(Some(lease)) => (Some(lease), None),
-        Ok(None) => return Ok(Hashed::Busy),
-        Err(Errno::INVAL) if !image.subject.mounted => (None, Some(open()?)),
-        Err(Errno::INVAL) => return Ok(Hashed::Busy),
-        Err(error) => return Err(error),
-    };
-    let lease = lease.as_ref();
-    let content = match (lease, &file) {
-        (Some(lease), _) => lease.file(),
-        (None, Some(file)) => file.as_fd(),
-        (None, None) => return Ok(Hashed::Busy),
-    };
-    let key = FileKey::of(&fs::fstat(content)?);
-    if key.size != candidate.key.size || key.inode != candidate.key.inode {
-        return Ok(Hashed::Other);
-    }
-    let digest = digest_while(content, &|bytes| {
-        go_on(bytes) && lease.is_none_or(|lease| !lease.is_breaking())
-    })?;
-    Ok(match digest {
-        Some(digest) => Hashed::Digest(key, digest),
-        None => Hashed::Busy,
-    })
 }
 
 impl Plan {

@@ -1,17 +1,30 @@
 //! How much a fold may ask of the host, and when it gives way.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::sys::priority::IdleReads;
 
 /// Of a fold that somebody waits for.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
+/// Between two looks whether to end.
+const NAP: Duration = Duration::from_millis(20);
+
 /// How much a fold may ask of the host, and when it gives way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Effort<'a> {
     threads: usize,
     stop: &'a AtomicBool,
+    in_background: bool,
+    /// Bytes in a second.
+    rate: Option<NonZeroU64>,
+    /// When what was read so far may have been read.
+    due: Mutex<Instant>,
 }
 
 impl<'a> Effort<'a> {
@@ -20,19 +33,55 @@ impl<'a> Effort<'a> {
         Effort {
             threads,
             stop: &NEVER,
+            in_background: false,
+            rate: None,
+            due: Mutex::new(Instant::now()),
         }
     }
 
-    /// In the background, until `stop` is set: then it ends between two files. On one thread, so
-    /// that cores are left to the guests; not at a lower priority, because a guest that opens a
-    /// file for writing waits until that thread lets go of its lease.
-    pub fn background(stop: &'a AtomicBool) -> Effort<'a> {
-        Effort { threads: 1, stop }
+    /// In the background, until `stop` is set: then it ends between two files. It reads when nobody
+    /// else wants the disk, so many bytes in a second on the average.
+    pub fn background(
+        threads: usize,
+        rate: Option<NonZeroU64>,
+        stop: &'a AtomicBool,
+    ) -> Effort<'a> {
+        Effort {
+            threads: threads.max(1),
+            stop,
+            in_background: true,
+            rate,
+            due: Mutex::new(Instant::now()),
+        }
     }
 
     /// Whether to end.
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many bytes may have been read, or it is time to end.
+    pub fn pay(&self, bytes: u64) {
+        let Some(rate) = self.rate else {
+            return;
+        };
+        let price = Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
+        let due = {
+            let mut due = self.due.lock();
+            // What was not used is lost.
+            *due = (*due).max(Instant::now()) + price;
+            *due
+        };
+        while let Some(left) = due.checked_duration_since(Instant::now())
+            && !self.is_over()
+        {
+            std::thread::sleep(left.min(NAP));
+        }
+    }
+
+    /// To be kept while this thread reads and nobody waits for it.
+    pub(super) fn idle_reads(&self) -> Option<IdleReads> {
+        self.in_background.then(IdleReads::begin)
     }
 
     /// The threads.
@@ -45,5 +94,26 @@ impl<'a> Effort<'a> {
             .thread_name(|number| format!("fold-{number}"))
             .build()
             .map_err(|error| Error::failed("threads", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_bounds_what_is_read_until_it_is_time_to_end() {
+        let stop = AtomicBool::new(false);
+        let effort = Effort::background(1, NonZeroU64::new(1000), &stop);
+        let begun = Instant::now();
+        for _ in 0..4 {
+            effort.pay(50);
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        // Would take a day.
+        effort.pay(86_400_000);
+        assert!(begun.elapsed() < Duration::from_secs(3600));
+        Effort::full(1).pay(u64::MAX);
     }
 }

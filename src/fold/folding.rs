@@ -4,7 +4,7 @@
 //! their names in `objects/`; then the files that are equal to them. Only a synced object is
 //! referred to by another file.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -44,15 +44,26 @@ struct Target<'a> {
 
 struct Folding<'a> {
     store: &'a Store,
-    images: Vec<Target<'a>>,
+    /// By their positions in the plan.
+    images: BTreeMap<u32, Target<'a>>,
     synced: Time,
     progress: &'a dyn Progress,
     /// What has become of files is in `work/`, and becomes objects.
     becoming: Mutex<Vec<(u32, Digest)>>,
+    /// Files that were in use.
+    left: Mutex<Vec<FileId>>,
 }
 
-/// Carries a plan out; what each image got out of it. What has come into use since, or was altered,
-/// stays as it is.
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What each image got out of it.
+    pub counts: Vec<Counts>,
+    /// Files that were in use.
+    pub left: Vec<FileId>,
+}
+
+/// Carries a plan out. What has come into use since, or was altered, stays as it is.
 ///
 /// # Errors
 /// Those of the host, ENOSPC for one. What is folded by then stays so; every view is as it was.
@@ -70,7 +81,7 @@ pub fn apply(
         progress.message("folding equal files");
         progress.total(plan.counts().iter().map(|counts| counts.bytes).sum());
     }
-    let mut counts = apply_some(images, plan, &plan.groups, effort, progress)?;
+    let mut counts = apply_some(images, plan, &plan.groups, effort, progress)?.counts;
     for (counts, image) in counts.iter_mut().zip(&plan.images) {
         counts.busy += image.busy;
     }
@@ -78,6 +89,7 @@ pub fn apply(
 }
 
 /// Carries some groups of a plan out; files that were in use when the plan was made are not counted.
+/// Only the images of these groups are brought to life.
 ///
 /// # Errors
 /// As [`apply`].
@@ -87,20 +99,22 @@ pub fn apply_some(
     groups: &[Group],
     effort: &Effort<'_>,
     progress: &dyn Progress,
-) -> Result<Vec<Counts>> {
-    let mut counts = vec![Counts::default(); plan.images.len()];
+) -> Result<Applied> {
+    let mut applied = Applied {
+        counts: vec![Counts::default(); plan.images.len()],
+        left: Vec::new(),
+    };
     if groups.is_empty() {
-        return Ok(counts);
+        return Ok(applied);
     }
-    let mut targets = Vec::new();
-    for image in &plan.images {
-        let mounted = image.subject.mounted;
-        targets.push(Target::new(
-            images,
-            &image.subject.image,
-            mounted,
-            &image.candidates,
-        )?);
+    let files = groups.iter().flat_map(|group| &group.files);
+    let concerned: BTreeSet<u32> = files.map(|&(image, _)| image).collect();
+    let mut targets = BTreeMap::new();
+    for position in concerned {
+        let image = &plan.images[position as usize];
+        let (subject, candidates) = (&image.subject, &image.candidates);
+        let target = Target::new(images, &subject.image, subject.mounted, candidates)?;
+        targets.insert(position, target);
     }
     let folding = Folding::begin(images.store(), targets, progress)?;
     let groups = groups.iter();
@@ -132,14 +146,11 @@ pub fn apply_some(
             })
         })
     });
-    for (counts, target) in counts.iter_mut().zip(folding.images) {
-        let done = target.counts.into_inner();
-        counts.files += done.files;
-        counts.bytes += done.bytes;
-        counts.freed += done.freed;
-        counts.busy += done.busy;
+    for (image, target) in folding.images {
+        applied.counts[image as usize] = target.counts.into_inner();
     }
-    outcome.map(|()| counts)
+    applied.left = folding.left.into_inner();
+    outcome.map(|()| applied)
 }
 
 /// Makes objects of all private files of an image that are not in use, equal to others or not; how
@@ -170,7 +181,7 @@ pub fn make_objects(
         return Ok((0, 0));
     }
     progress.total(candidates.files.iter().map(|file| file.key.size).sum());
-    let folding = Folding::begin(images.store(), vec![target], progress)?;
+    let folding = Folding::begin(images.store(), BTreeMap::from([(0, target)]), progress)?;
     let new = Mutex::new((0, 0));
     effort.pool()?.install(|| {
         while !files.is_empty() {
@@ -238,10 +249,10 @@ impl<'a> Target<'a> {
 impl<'a> Folding<'a> {
     fn begin(
         store: &'a Store,
-        images: Vec<Target<'a>>,
+        images: BTreeMap<u32, Target<'a>>,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        for target in &images {
+        for target in images.values() {
             finish_left(store, target.filesystem.view.layer.image())?;
         }
         let synced = Time::now();
@@ -252,6 +263,7 @@ impl<'a> Folding<'a> {
             synced,
             progress,
             becoming: Mutex::default(),
+            left: Mutex::default(),
         })
     }
 
@@ -262,7 +274,7 @@ impl<'a> Folding<'a> {
         if !becoming.is_empty() {
             self.store.sync()?;
             becoming.par_iter().try_for_each(|(image, digest)| {
-                let work = self.images[*image as usize].work();
+                let work = self.images[image].work();
                 becoming::finish(self.store.objects(), work, digest)
             })?;
         }
@@ -289,7 +301,7 @@ impl<'a> Folding<'a> {
         take: impl Fn(FileId, T, Option<&Held<'_>>) -> Result<()> + Sync,
     ) -> Result<()> {
         let place = |(image, file): FileId| {
-            let candidates = self.images[image as usize].candidates;
+            let candidates = self.images[&image].candidates;
             (image, candidates.files[file as usize].directory)
         };
         files.sort_unstable_by_key(|(id, _)| (place(*id), *id));
@@ -300,7 +312,7 @@ impl<'a> Folding<'a> {
             let Some(&((image, file), _)) = files.first() else {
                 return Ok(());
             };
-            let target = &self.images[image as usize];
+            let target = &self.images[&image];
             let candidate = &target.candidates.files[file as usize];
             let parent = self.directory(target, candidate)?;
             files
@@ -327,7 +339,7 @@ impl<'a> Folding<'a> {
         digest: Option<Digest>,
         parent: Option<&Held<'_>>,
     ) -> Result<Folded> {
-        let target = &self.images[image as usize];
+        let target = &self.images[&image];
         let candidate = &target.candidates.files[file as usize];
         let folded = self.fold_candidate(target, candidate, digest, parent)?;
         let mut counts = target.counts.lock();
@@ -342,8 +354,12 @@ impl<'a> Folding<'a> {
                 counts.bytes += bytes;
                 self.becoming.lock().push((image, digest));
             }
-            Folded::Busy => counts.busy += 1,
-            Folded::Later | Folded::Other => {}
+            Folded::Busy => {
+                counts.busy += 1;
+                self.left.lock().push((image, file));
+            }
+            Folded::Later => self.left.lock().push((image, file)),
+            Folded::Other => {}
         }
         Ok(folded)
     }

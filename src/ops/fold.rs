@@ -4,7 +4,8 @@ use super::context::Context;
 use super::place;
 use super::report::{FamilyFold, FoldReport};
 use crate::error::{Error, Result};
-use crate::fold::content::{self, Counts, Subject};
+use crate::filesystem::altered::Altered;
+use crate::fold::content::{self, Counts, Ledger, Subject};
 use crate::fold::effort::Effort;
 use crate::fold::folding;
 use crate::merge::placement;
@@ -41,12 +42,17 @@ pub fn plan(context: &Context, options: &Options, progress: &dyn Progress) -> Re
     for family in &families {
         for image in catalog.images_of(family.id)? {
             let mounted = !context.mounted_on(image.id).is_empty();
-            subjects.push(Subject { image, mounted });
+            subjects.push(Subject {
+                image,
+                mounted,
+                altered: Altered::All,
+            });
         }
     }
     let content = content::plan(
         &context.images,
         subjects,
+        &mut Ledger::default(),
         None,
         &Effort::full(context.threads),
         progress,

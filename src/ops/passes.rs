@@ -1,6 +1,7 @@
 //! Passes: what a daemon folds by itself. A pass does what `fold` does, in small steps between which
 //! commands get their turn, and leaves alone what was altered a moment ago.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,11 @@ use super::history::Begun;
 use super::place;
 use super::report::{FoldingStatus, PassReport};
 use crate::error::Result;
-use crate::fold::content::{self, Counts, Group, Subject};
+use crate::filesystem::altered::Altered;
+use crate::fold::content::{self, Counts, Group, Ledger, Subject};
 use crate::fold::effort::Effort;
 use crate::fold::folding;
+use crate::fold::settle::settle;
 use crate::progress::Silent;
 use crate::store::catalog::Reads;
 use crate::store::metadata::Time;
@@ -36,15 +39,14 @@ pub struct Schedule {
     pub interval: Option<Duration>,
     /// How long a file is left alone after it was altered.
     pub quiet: Duration,
+    /// Threads that a pass uses; 0: one.
+    pub threads: usize,
+    /// Bytes that a pass reads in a second; `None`: as fast as it goes.
+    pub rate: Option<NonZeroU64>,
 }
-
-/// How often each image was changed: names and metadata, and content.
-type Seen = Vec<(ImageId, u64, u64)>;
 
 #[derive(Default)]
 struct State {
-    /// What there was to see when a pass had nothing left to do.
-    settled: Option<Seen>,
     /// Files folded since the last placement.
     unplaced: u64,
     status: FoldingStatus,
@@ -54,6 +56,8 @@ struct State {
 #[derive(Default)]
 pub struct Passes {
     state: Mutex<State>,
+    /// What earlier passes have seen; held while one is made.
+    ledger: Mutex<Ledger>,
 }
 
 impl Passes {
@@ -94,72 +98,119 @@ impl Passes {
     }
 }
 
-/// Makes one pass over all images; `None` if none of them was changed since a pass had nothing left
-/// to do. Ends between two files when `stop` is set.
+/// Makes one pass over what was altered since the last one, in the first one over everything; `None`
+/// if nothing was. Ends between two files when `stop` is set.
 ///
 /// # Errors
 /// The host's and the catalog's; what is done by then stays done, and no view has changed.
-pub fn pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Option<PassReport>> {
+pub fn pass(
+    context: &Context,
+    schedule: &Schedule,
+    stop: &AtomicBool,
+) -> Result<Option<PassReport>> {
     let begun = Begun::now();
-    let outcome = try_pass(context, quiet, stop);
+    let outcome = try_pass(context, schedule, stop);
     context.passes.note(&outcome);
     begun.pass(context, &outcome);
     outcome
 }
 
-fn try_pass(context: &Context, quiet: Duration, stop: &AtomicBool) -> Result<Option<PassReport>> {
+fn try_pass(
+    context: &Context,
+    schedule: &Schedule,
+    stop: &AtomicBool,
+) -> Result<Option<PassReport>> {
     let begun = Instant::now();
     let now = Time::now();
     let images = context.store.catalog().images()?;
-    // Before anything is looked at.
-    let seen: Seen = images
-        .iter()
-        .map(|image| {
-            let live = &context.images;
-            (image.id, live.changes(image.id), live.writers(image.id))
-        })
-        .collect();
-    if context.passes.state.lock().settled.as_ref() == Some(&seen) {
-        return Ok(None);
+    let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
+    let mut ledger = context.passes.ledger.lock();
+    ledger.residents.keep(&ids.iter().copied().collect());
+    if ledger.residents.is_overgrown() {
+        look_at_all(context, &ids);
     }
-    let mut report = PassReport {
-        started: now.seconds,
-        ..PassReport::default()
-    };
-    // Any image may be mounted before the pass has ended.
     let subjects = images.into_iter().map(|image| Subject {
+        altered: context.images.take_altered(image.id),
         image,
+        // Any image may be mounted before the pass has ended.
         mounted: true,
     });
-    let effort = Effort::background(stop);
-    let plan = content::plan(
-        &context.images,
+    let mut pass = Pass {
+        context,
+        effort: Effort::background(schedule.threads, schedule.rate, stop),
+        report: PassReport::default(),
+    };
+    let outcome = pass.run(
         subjects.collect(),
-        Some(earlier(now, quiet)),
-        &effort,
-        &Silent,
-    )?;
-    for image in &plan.images {
-        report.examined += image.candidates.files.len() as u64;
-        report.recent_files += image.candidates.recent;
-        report.held_files += image.candidates.held;
-        report.busy_files += image.busy;
+        &mut ledger,
+        earlier(now, schedule.quiet),
+    );
+    if outcome.is_err() || pass.report.interrupted {
+        look_at_all(context, &ids);
     }
-    for step in steps(&plan.groups, |group| bytes_of(&plan, group)) {
-        if effort.is_over() {
-            break;
-        }
-        let _alone = context.alone();
-        for counts in folding::apply_some(&context.images, &plan, step, &effort, &Silent)? {
-            add(&mut report, &counts);
-        }
+    outcome?;
+    let mut report = pass.report;
+    if report == PassReport::default() {
+        return Ok(None);
     }
-    place_if_enough(context, &effort, &mut report)?;
-    report.interrupted = effort.is_over();
+    report.started = now.seconds;
     report.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let left = report.busy_files + report.recent_files > 0 || report.interrupted;
-    context.passes.state.lock().settled = (!left).then_some(seen);
     Ok(Some(report))
+}
+
+fn look_at_all(context: &Context, images: &[ImageId]) {
+    for &image in images {
+        context.images.note_altered(image, &Altered::All);
+    }
+}
+
+struct Pass<'a> {
+    context: &'a Context,
+    effort: Effort<'a>,
+    report: PassReport,
+}
+
+impl Pass<'_> {
+    fn run(&mut self, subjects: Vec<Subject>, ledger: &mut Ledger, before: Time) -> Result<()> {
+        let whole = subjects
+            .iter()
+            .filter(|subject| subject.altered == Altered::All);
+        self.report.whole_images = whole.count() as u64;
+        let images = &self.context.images;
+        let plan = content::plan(
+            images,
+            subjects,
+            ledger,
+            Some(before),
+            &self.effort,
+            &Silent,
+        )?;
+        for image in &plan.images {
+            self.report.examined += image.candidates.files.len() as u64;
+            self.report.recent_files += image.candidates.recent.len() as u64;
+            self.report.held_files += image.candidates.held;
+            self.report.busy_files += image.busy;
+        }
+        let mut left = Vec::new();
+        for step in steps(&plan.groups, |group| bytes_of(&plan, group)) {
+            if self.effort.is_over() {
+                break;
+            }
+            // While nobody waits for anything.
+            self.effort
+                .pay(step.iter().map(|group| bytes_of(&plan, group)).sum());
+            let _alone = self.context.alone();
+            let applied = folding::apply_some(images, &plan, step, &self.effort, &Silent)?;
+            left.extend(applied.left);
+            for counts in &applied.counts {
+                add(&mut self.report, counts);
+            }
+        }
+        settle(images, ledger, &plan, &left)?;
+        place_if_enough(self.context, &self.effort, &mut self.report)?;
+        self.report.interrupted = self.effort.is_over();
+        Ok(())
+    }
 }
 
 fn seconds(duration: Duration) -> i64 {

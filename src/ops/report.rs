@@ -204,6 +204,8 @@ pub struct PassReport {
     pub started: i64,
     /// How long it took.
     pub milliseconds: u64,
+    /// Images of which all private files were looked at, because it was not known which were altered.
+    pub whole_images: u64,
     /// Private files that were looked at.
     pub examined: u64,
     /// Private files whose content is kept once now.

@@ -89,7 +89,7 @@ impl Drop for Folding {
 
 fn make_pass(context: &Context, schedule: &Schedule, stop: &AtomicBool) {
     // What it did is logged; if it failed the next one tries again.
-    if let Ok(None) = passes::pass(context, schedule.quiet, stop) {
+    if let Ok(None) = passes::pass(context, schedule, stop) {
         log::debug!("pass: nothing was altered");
     }
 }

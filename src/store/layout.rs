@@ -93,7 +93,12 @@ pub fn object_name(digest: &Digest) -> String {
 
 /// The directory of an object below `objects/`: `ab`.
 pub fn object_directory(digest: &Digest) -> String {
-    format!("{:02x}", digest.as_bytes()[0])
+    objects_beginning(digest.as_bytes()[0])
+}
+
+/// The directory of all objects whose digests begin with a byte.
+pub fn objects_beginning(first: u8) -> String {
+    format!("{first:02x}")
 }
 
 /// The inverse of [`object_name`], from the two components; `None` for other names.

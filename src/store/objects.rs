@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::content::{GoOn, digest_of, same_bytes};
 use super::digest::Digest;
 use super::layout;
+use super::metadata::Time;
 use super::tree;
 use super::verification::Verification;
 use crate::error::{Context, Error, Result};
@@ -230,19 +231,57 @@ impl Objects {
                 take(Found::Foreign(directory))?;
                 continue;
             }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let inner = fs::openat(&self.directory, &directory[..], flags, Mode::empty())
-                .about("objects")?;
-            for (name, _) in entries(inner.as_fd())? {
-                let stat = match fs::statat(&inner, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => stat,
-                    Err(Errno::NOENT) => continue,
-                    Err(errno) => return Err(errno).about("objects"),
-                };
-                match layout::parse_object(&directory, &name) {
-                    Some(digest) if is_regular(&stat) => take(Found::Object(digest, &stat))?,
-                    _ => take(Found::Foreign([&directory[..], &name].join(&b'/')))?,
-                }
+            self.for_each_in(&directory, &mut take)?;
+        }
+        Ok(())
+    }
+
+    /// Hands everything in the directory of the objects whose digests begin with a byte to `take`.
+    ///
+    /// # Errors
+    /// As [`Objects::for_each`].
+    pub fn for_each_beginning(
+        &self,
+        first: u8,
+        mut take: impl FnMut(Found<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.for_each_in(layout::objects_beginning(first).as_bytes(), &mut take)
+    }
+
+    /// When a name was last made or removed in the directory of the objects whose digests begin with a
+    /// byte; `None` if there is none.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn last_change(&self, first: u8) -> Result<Option<Time>> {
+        let name = layout::objects_beginning(first);
+        match fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Time {
+                seconds: stat.st_ctime,
+                nanoseconds: stat.st_ctime_nsec as u32,
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno).about("objects"),
+        }
+    }
+
+    fn for_each_in(
+        &self,
+        directory: &[u8],
+        take: &mut dyn FnMut(Found<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inner =
+            fs::openat(&self.directory, directory, flags, Mode::empty()).about("objects")?;
+        for (name, _) in entries(inner.as_fd())? {
+            let stat = match fs::statat(&inner, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno).about("objects"),
+            };
+            match layout::parse_object(directory, &name) {
+                Some(digest) if is_regular(&stat) => take(Found::Object(digest, &stat))?,
+                _ => take(Found::Foreign([directory, &name].join(&b'/')))?,
             }
         }
         Ok(())

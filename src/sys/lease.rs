@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Once;
+use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::io::{Errno, Result};
 
 /// A read lease, given back when dropped. While it is held nobody has the file open for writing or
@@ -34,23 +37,104 @@ impl ReadLease {
 
     /// The descriptor the lease is on.
     pub fn file(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.0.as_fd()
     }
 
-    /// Whether somebody waits for the lease to be given back (F_GETLEASE shows the pending state).
+    /// Whether somebody waits for the lease to be given back, or it has been.
     pub fn is_breaking(&self) -> bool {
-        // SAFETY: as above.
-        let held = unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) };
-        held != libc::F_RDLCK
+        is_breaking(self.0.as_raw_fd())
     }
 }
 
 impl Drop for ReadLease {
     fn drop(&mut self) {
-        // SAFETY: as above. Closing the descriptor would give it back too, were it not shared with
-        // a child that is just being forked.
-        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+        give_back(self.0.as_raw_fd());
+    }
+}
+
+/// Whether a descriptor has no read lease (F_GETLEASE shows what is being waited for).
+fn is_breaking(file: RawFd) -> bool {
+    // SAFETY: fcntl with F_GETLEASE touches no memory of ours.
+    let held = unsafe { libc::fcntl(file, libc::F_GETLEASE) };
+    held != libc::F_RDLCK
+}
+
+/// Closing the descriptor would give the lease back too, were it not shared with a child that is just
+/// being forked.
+fn give_back(file: RawFd) {
+    // SAFETY: fcntl with F_SETLEASE takes an int and touches no memory of ours.
+    unsafe { libc::fcntl(file, libc::F_SETLEASE, libc::F_UNLCK) };
+}
+
+/// How often the thread that watches leases looks: who wants one given back waits so long, and for it
+/// to run.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// The leases that are watched.
+static WATCHED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// There is one more.
+static MORE: Condvar = Condvar::new();
+
+/// A read lease that is given back as soon as somebody wants to write, however long its holder takes to
+/// read, or to get a core: by a thread that does nothing else.
+#[derive(Debug)]
+pub struct WatchedLease(ReadLease);
+
+impl WatchedLease {
+    /// Has a lease watched.
+    ///
+    /// # Errors
+    /// The system has no threads left.
+    pub fn new(lease: ReadLease) -> std::io::Result<Self> {
+        static STARTED: Mutex<bool> = Mutex::new(false);
+        let mut started = STARTED.lock();
+        if !*started {
+            std::thread::Builder::new()
+                .name("leases".into())
+                .spawn(watch)?;
+            *started = true;
+        }
+        drop(started);
+        WATCHED.lock().insert(lease.0.as_raw_fd());
+        MORE.notify_one();
+        Ok(Self(lease))
+    }
+
+    /// The descriptor the lease is on.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.0.file()
+    }
+
+    /// Whether the file may have been altered since the lease was taken.
+    pub fn is_over(&self) -> bool {
+        self.0.is_breaking()
+    }
+}
+
+impl Drop for WatchedLease {
+    fn drop(&mut self) {
+        // Before the descriptor is closed: its number may be another file's then.
+        WATCHED.lock().remove(&self.0.0.as_raw_fd());
+    }
+}
+
+fn watch() {
+    let mut watched = WATCHED.lock();
+    loop {
+        match watched.is_empty() {
+            true => MORE.wait(&mut watched),
+            false => {
+                MORE.wait_for(&mut watched, LOOK);
+            }
+        }
+        watched.retain(|&file| {
+            let breaking = is_breaking(file);
+            if breaking {
+                give_back(file);
+            }
+            !breaking
+        });
     }
 }
 
@@ -59,4 +143,46 @@ impl Drop for ReadLease {
 pub fn ignore_break_signal() {
     // SAFETY: SIG_IGN is a valid disposition and SIGIO is used for nothing else here.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn who_wants_to_write_does_not_wait_for_the_holder() {
+        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let take = || {
+            let lease = ReadLease::take(File::open(&path).unwrap().into());
+            WatchedLease::new(lease.unwrap().unwrap()).unwrap()
+        };
+        let lease = take();
+        assert!(!lease.is_over());
+        // Without the watch this waits for lease-break-time, 45 s.
+        let begun = Instant::now();
+        let mut file = File::options().append(true).open(&path).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        file.write_all(b"; more").unwrap();
+        assert!(lease.is_over());
+        drop((lease, file));
+
+        let lease = take();
+        let refused = File::options()
+            .append(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
+        while !lease.is_over() {
+            std::thread::yield_now();
+        }
+        File::options().append(true).open(&path).unwrap();
+    }
 }

@@ -5,5 +5,6 @@ pub mod durable;
 pub mod handle;
 pub mod lease;
 pub mod memory;
+pub mod priority;
 pub mod process;
 pub mod xattr;

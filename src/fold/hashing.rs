@@ -1,0 +1,235 @@
+//! The digests of private files: from the hash cache, else by reading them, each under a read lease:
+//! what may be written to is left alone.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::candidates::Candidate;
+use super::content::{Examined, FileId, Known, file};
+use super::effort::Effort;
+use crate::error::{Context, Result};
+use crate::progress::Progress;
+use crate::store::cache::FileKey;
+use crate::store::content::digest_while;
+use crate::store::digest::Digest;
+use crate::store::mark::{self, Mark, Role};
+use crate::store::{ImageDirs, Store};
+use crate::sys::lease::{ReadLease, WatchedLease};
+use crate::sys::xattr;
+
+/// The hash cache is asked for so many files at a time.
+const TOGETHER: usize = 65_536;
+
+/// What hashing a file gives.
+enum Hashed {
+    Digest(FileKey, Digest),
+    Busy,
+    /// It is gone, altered, or a stub.
+    Other,
+}
+
+/// What was found out.
+#[derive(Debug, Default)]
+pub(super) struct Digests {
+    /// Files of known content, in no order.
+    pub(super) known: Vec<Known>,
+    /// Files that were in use.
+    pub(super) busy: Vec<FileId>,
+}
+
+/// The digests of files. Those that had to be read are remembered in the hash cache.
+///
+/// # Errors
+/// Those of the host.
+pub(super) fn digests(
+    store: &Store,
+    images: &mut [Examined],
+    mut ids: Vec<FileId>,
+    effort: &Effort<'_>,
+    progress: &dyn Progress,
+) -> Result<Digests> {
+    let cache = store.hash_cache();
+    let mut digests = Digests::default();
+    // The cache is sorted likewise.
+    ids.sort_unstable_by_key(|&id| {
+        let key = file(images, id).key;
+        (key.device, key.inode)
+    });
+    let mut unknown = Vec::new();
+    for some in ids.chunks(TOGETHER) {
+        let keys: Vec<FileKey> = some.iter().map(|&id| file(images, id).key).collect();
+        for (&id, digest) in some.iter().zip(cache.get(&keys)) {
+            match digest {
+                Some(digest) => {
+                    images[id.0 as usize].unchanged += 1;
+                    digests.known.push((digest, id));
+                }
+                None => unknown.push(id),
+            }
+        }
+    }
+    drop(ids);
+    let mut remembered = Vec::new();
+    for (id, hashed) in hash(store, images, unknown, effort, progress)? {
+        match hashed {
+            Hashed::Digest(key, digest) => {
+                remembered.push((key, digest));
+                digests.known.push((digest, id));
+            }
+            Hashed::Busy => {
+                images[id.0 as usize].busy += 1;
+                digests.busy.push(id);
+            }
+            Hashed::Other => {}
+        }
+    }
+    cache.put(&remembered);
+    Ok(digests)
+}
+
+/// Reads files.
+fn hash(
+    store: &Store,
+    images: &[Examined],
+    mut ids: Vec<FileId>,
+    effort: &Effort<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<(FileId, Hashed)>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    // One directory after the other, as they were found.
+    ids.sort_unstable();
+    let sizes = ids.iter().map(|&id| file(images, id).key.size);
+    progress.message("hashing private files");
+    progress.total(sizes.sum());
+    let dirs = images
+        .iter()
+        .map(|image| store.image_dirs(image.subject.image.id))
+        .collect::<Result<Vec<_>>>()?;
+    let place = |id: FileId| (id.0, file(images, id).directory);
+    let directories: Vec<&[FileId]> = ids
+        .chunk_by(|&left, &right| place(left) == place(right))
+        .collect();
+    let read = AtomicU64::new(0);
+    let in_directory = |some: &&[FileId]| -> Result<Vec<(FileId, Hashed)>> {
+        if effort.is_over() {
+            return Ok(some.iter().map(|&id| (id, Hashed::Busy)).collect());
+        }
+        let image = some[0].0 as usize;
+        hash_in_directory(&images[image], &dirs[image], some, effort, &|bytes| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+            progress.advance(bytes);
+            effort.pay(bytes);
+            !effort.is_over()
+        })
+    };
+    let hashed: Vec<Vec<(FileId, Hashed)>> = directories
+        .par_iter()
+        .map(in_directory)
+        .collect::<Result<_>>()?;
+    // What was altered meanwhile may be longer or shorter.
+    progress.total(read.load(Ordering::Relaxed).max(1));
+    Ok(hashed.into_iter().flatten().collect())
+}
+
+fn hash_in_directory(
+    image: &Examined,
+    dirs: &ImageDirs,
+    some: &[FileId],
+    effort: &Effort<'_>,
+    go_on: &(dyn Fn(u64) -> bool + Sync),
+) -> Result<Vec<(FileId, Hashed)>> {
+    let candidate = |id: FileId| &image.candidates.files[id.1 as usize];
+    let about = |candidate: &Candidate| {
+        let path = image.candidates.describe(candidate);
+        format!("images/{}: {}", image.subject.image.id, path.escape_ascii())
+    };
+    let first = candidate(some[0]);
+    let directory = image.candidates.open(dirs, first.directory);
+    let Some(directory) = directory.about(about(first))? else {
+        return Ok(some.iter().map(|&id| (id, Hashed::Other)).collect());
+    };
+    // Several files of one directory, or one large file: both use all cores.
+    some.par_iter()
+        .map(|&id| {
+            let candidate = candidate(id);
+            let _idle = effort.idle_reads();
+            let hashed = hash_one(image, &directory, candidate, go_on);
+            Ok((id, hashed.about(about(candidate))?))
+        })
+        .collect()
+}
+
+fn hash_one(
+    image: &Examined,
+    directory: impl AsFd,
+    candidate: &Candidate,
+    go_on: &(dyn Fn(u64) -> bool + Sync),
+) -> rustix::io::Result<Hashed> {
+    let open = || {
+        let flags = OFlags::RDONLY
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::CLOEXEC
+            | OFlags::NOATIME;
+        fs::openat(&directory, &candidate.name[..], flags, Mode::empty())
+    };
+    let file = match open() {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(Hashed::Other),
+        Err(error) => return Err(error),
+    };
+    let bytes = xattr::get_descriptor(file.as_fd(), mark::NAME.as_bytes())?;
+    let mark = bytes.and_then(|bytes| Mark::decode(&bytes).ok());
+    if mark.is_none_or(|mark| mark.role != Role::File) {
+        return Ok(Hashed::Other);
+    }
+    let content = match ReadLease::take(file) {
+        Ok(Some(lease)) => Content::Leased(WatchedLease::new(lease).map_err(io)?),
+        Ok(None) => return Ok(Hashed::Busy),
+        Err(Errno::INVAL) if !image.subject.mounted => Content::Trusted(open()?),
+        Err(Errno::INVAL) => return Ok(Hashed::Busy),
+        Err(error) => return Err(error),
+    };
+    let key = FileKey::of(&fs::fstat(content.file())?);
+    if key.size != candidate.key.size || key.inode != candidate.key.inode {
+        return Ok(Hashed::Other);
+    }
+    let digest = digest_while(content.file(), &|bytes| go_on(bytes) && !content.is_over())?;
+    Ok(match digest {
+        Some(digest) => Hashed::Digest(key, digest),
+        None => Hashed::Busy,
+    })
+}
+
+/// A private file that is being read.
+enum Content {
+    Leased(WatchedLease),
+    /// There are no leases, and nobody else could have it open.
+    Trusted(OwnedFd),
+}
+
+impl Content {
+    fn file(&self) -> BorrowedFd<'_> {
+        match self {
+            Content::Leased(lease) => lease.file(),
+            Content::Trusted(file) => file.as_fd(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Content::Leased(lease) => lease.is_over(),
+            Content::Trusted(_) => false,
+        }
+    }
+}
+
+fn io(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
