@@ -93,8 +93,10 @@ struct Pending {
 /// What is being looked for, and where it goes.
 struct Search<'a> {
     choice: &'a Choice<'a>,
-    /// Only the files of these numbers; each is taken out when it is found.
+    /// Only the files of these numbers; each is taken out when it was considered.
     only: Option<HashSet<Number>>,
+    /// What is considered is the file itself.
+    asking: bool,
     found: Candidates,
 }
 
@@ -197,6 +199,7 @@ impl<'a> Search<'a> {
         Self {
             choice,
             only,
+            asking: false,
             found,
         }
     }
@@ -208,21 +211,27 @@ impl<'a> Search<'a> {
     /// Looks at the files that the live image knows the places of.
     fn ask(&mut self, live: &Filesystem, dirs: &ImageDirs) -> rustix::io::Result<()> {
         let mut known: Vec<(Option<PrivatePath>, Box<[u8]>)> = Vec::new();
-        for number in self.only.iter().flatten().copied().collect::<Vec<_>>() {
+        let Some(only) = &mut self.only else {
+            return Ok(());
+        };
+        only.retain(|&number| {
             match live.whereabouts(number) {
-                Whereabouts::Unknown => continue,
+                Whereabouts::Unknown => {}
                 Whereabouts::InIndex => known.push((None, Layer::number_name(number).into())),
                 Whereabouts::At(mut path) => {
                     let name = path.pop().unwrap_or_default();
                     known.push((Some(path), name));
-                    continue;
                 }
-                Whereabouts::InUse => self.found.in_use += 1,
-                Whereabouts::Nowhere => {}
+                Whereabouts::InUse => {
+                    self.found.in_use += 1;
+                    return false;
+                }
+                Whereabouts::Nowhere => return false,
             }
-            self.only.as_mut().map(|only| only.remove(&number));
-        }
+            true
+        });
         known.sort_unstable();
+        self.asking = true;
         let mut positions: HashMap<Directory, u32> = HashMap::new();
         for same in known.chunk_by(|(left, _), (right, _)| left == right) {
             let position = match same.first() {
@@ -236,6 +245,7 @@ impl<'a> Search<'a> {
                 self.consider(directory.as_fd(), position, name)?;
             }
         }
+        self.asking = false;
         Ok(())
     }
 
@@ -340,17 +350,21 @@ impl<'a> Search<'a> {
         let key = FileKey::of(&stat);
         let before = self.choice.altered_before;
         let is_recent = before.is_some_and(|before| key.ctime >= before);
+        let has_content = self.has_content(&stat);
         let mut number = None;
-        if is_recent || self.only.is_some() || !self.choice.held.is_empty() {
+        if self.only.is_some() || has_content && (is_recent || !self.choice.held.is_empty()) {
             number = number_of(directory, name)?;
         }
-        if let Some(only) = &mut self.only
-            && !number.is_some_and(|number| only.remove(&number))
-        {
-            return Ok(Some(file_type));
+        if let Some(only) = &mut self.only {
+            // A file of several names has tokens of the same number.
+            let is_wanted = number.is_some_and(|number| only.contains(&number));
+            if !is_wanted || !has_content && !self.asking {
+                return Ok(Some(file_type));
+            }
+            number.map(|number| only.remove(&number));
         }
         let is_held = number.is_some_and(|number| self.choice.held.contains(&number));
-        if is_held || !self.has_content(&stat) {
+        if is_held || !has_content {
             return Ok(Some(file_type));
         }
         match is_recent {

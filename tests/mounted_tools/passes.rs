@@ -120,6 +120,91 @@ fn a_pass_leaves_alone_what_was_altered_a_moment_ago() {
     finish(&store, images);
 }
 
+/// What the passes so far have in common: the last one that did something did not look at whole images.
+fn assert_only_what_was_altered(store: &TestStore, what: &str) {
+    let last = &folding(store)["last"];
+    assert_eq!(last["whole_images"], 0, "{what}: {last}");
+    assert!(last["examined"].as_u64().unwrap() <= 2, "{what}: {last}");
+}
+
+#[test]
+fn what_equals_an_older_private_file_is_folded_without_a_look_at_all_of_them() {
+    let test = "what_equals_an_older_private_file_is_folded";
+    let Some((store, images)) = twins_with(test, "interval = '1s'\nquiet = '0s'") else {
+        return;
+    };
+    let content = |seed: u8| vec![seed; 5000];
+    for number in 0..9 {
+        let name = format!("etc/lonely{number}");
+        fs::write(images[1].join(name), content(number)).unwrap();
+    }
+    // Another size than anything else: nobody has hashed it.
+    fs::write(images[1].join("etc/odd"), vec![7; 4567]).unwrap();
+    let status = || folding(&store);
+    let passes = |since: u64| {
+        eventually("passes are made", || {
+            status()["passes"].as_u64().unwrap() > since + 1
+        });
+    };
+    passes(status()["passes"].as_u64().unwrap());
+    assert_eq!(status()["folded_files"], 0);
+    let both = |path: &str| {
+        let of = |image| role(&store, image, path) == "stub";
+        of("first") && of("second")
+    };
+
+    fs::write(images[0].join("etc/lonely3"), content(3)).unwrap();
+    eventually("it is folded", || both("/etc/lonely3"));
+    assert_only_what_was_altered(&store, "one of many of this size");
+    fs::write(images[0].join("etc/odd"), vec![7; 4567]).unwrap();
+    eventually("it is folded", || both("/etc/odd"));
+    assert_only_what_was_altered(&store, "one that was never hashed");
+
+    // Renamed and linked since, and forgotten by the kernel.
+    fs::write(images[0].join("etc/new"), content(4)).unwrap();
+    fs::write(images[0].join("etc/new2"), content(5)).unwrap();
+    fs::rename(images[0].join("etc/new"), images[0].join("etc/lonely4")).unwrap();
+    fs::hard_link(images[0].join("etc/new2"), images[0].join("etc/lonely5")).unwrap();
+    let [first, second] = images;
+    first.unmount();
+    eventually("what an image had that is unmounted now", || {
+        both("/etc/lonely4") && both("/etc/lonely5")
+    });
+
+    // What comes as an object.
+    let tree = store.place.join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("six"), content(6)).unwrap();
+    store.import("third", &tree, "others");
+    eventually("an import brought it", || {
+        role(&store, "second", "/etc/lonely6") == "stub"
+    });
+    assert_eq!(role(&store, "second", "/etc/lonely7"), "file");
+    // A look at everything finds nothing that the passes have missed.
+    let report = store.ok(&["fold", "--json"]).json();
+    for family in report["families"].as_array().unwrap() {
+        assert_eq!(family["folded_files"], 0, "{family}");
+    }
+    finish(&store, [second]);
+}
+
+#[test]
+fn a_pass_reads_no_more_than_it_may() {
+    let test = "a_pass_reads_no_more_than_it_may";
+    let Some((store, images)) = twins_with(test, "interval = '1s'\nquiet = '0s'\nrate = 1") else {
+        return;
+    };
+    let content: Vec<u8> = (0..400_000u32).flat_map(|i| i.to_le_bytes()).collect();
+    for image in &images {
+        fs::write(image.join("etc/installed"), &content).unwrap();
+    }
+    eventually("it is folded", || folding(&store)["folded_files"] == 2);
+    // Both were read once to be hashed, and once to become an object and its stub.
+    let milliseconds = folding(&store)["last"]["milliseconds"].as_u64().unwrap();
+    assert!(milliseconds >= 2900, "{milliseconds}");
+    finish(&store, images);
+}
+
 #[test]
 fn passes_are_as_the_configuration_says() {
     let Some(store) = twins("passes_are_as_the_configuration_says") else {
