@@ -365,6 +365,7 @@ impl<'a> Search<'a> {
         }
         let is_held = number.is_some_and(|number| self.choice.held.contains(&number));
         if is_held || !has_content {
+            self.found.held += u64::from(is_held && has_content);
             return Ok(Some(file_type));
         }
         match is_recent {
