@@ -90,10 +90,12 @@ impl Images {
         self.notes(image).changes.load(Ordering::Acquire)
     }
 
-    /// Has everybody who compares [`Images::changes`] look at an image again.
+    /// Has everybody who compares [`Images::changes`], or takes what was altered, look at all of an
+    /// image again.
     pub fn note_change(&self, image: ImageId) {
         let notes = self.notes(image);
         notes.changes.fetch_add(1, Ordering::Release);
+        notes.altered.add_all();
     }
 
     /// What was promoted in all images in this process.
