@@ -315,17 +315,14 @@ impl<'a> Search<'a> {
                 continue;
             }
             self.found.entries += u64::from(position != INDEX);
-            match entry.file_type() {
-                FileType::Directory => below.push(name.into()),
-                FileType::RegularFile => {
-                    self.consider(directory, position, name)?;
+            let file_type = match entry.file_type() {
+                FileType::RegularFile | FileType::Unknown => {
+                    self.consider(directory, position, name)?
                 }
-                FileType::Unknown => {
-                    if self.consider(directory, position, name)? == Some(FileType::Directory) {
-                        below.push(name.into());
-                    }
-                }
-                _ => {}
+                known => Some(known),
+            };
+            if file_type == Some(FileType::Directory) {
+                below.push(name.into());
             }
         }
         Ok(below)

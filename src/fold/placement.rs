@@ -14,6 +14,7 @@ use crate::filesystem::Filesystem;
 use crate::filesystem::failure::Failure;
 use crate::filesystem::images::Images;
 use crate::merge::placement::{self, Becomes, Counts, Directory, Participant, Placement};
+use crate::store::becoming;
 use crate::store::catalog::{Family, ImageRole, Reads, Share};
 use crate::store::metadata::Content;
 use crate::store::number::{FamilyId, ImageId, Number};
@@ -88,6 +89,12 @@ impl Work {
     /// # Errors
     /// Errors of the host; what is covered by then stays so, which no view shows.
     pub fn cover(&self, images: &Images) -> Result<()> {
+        // What a fold that failed left on its way to become an object can be read in its own image
+        // only: the shared layer is for all.
+        for (image, filesystem) in &self.images {
+            let work = filesystem.view.layer.work();
+            becoming::finish_left(images.store(), work, &format!("images/{image}/work"))?;
+        }
         let mut gone = HashSet::new();
         let mut covered = false;
         // From the leaves up, so that a directory that leaves has nothing shared in it by then.
