@@ -163,9 +163,9 @@ impl Filesystem {
             shown_times,
         });
         node.state.lock().open = Some(open.clone());
-        let counts = self.change.counts();
-        counts.promoted_files.fetch_add(1, Ordering::Relaxed);
-        counts
+        let notes = self.change.notes();
+        notes.promoted_files.fetch_add(1, Ordering::Relaxed);
+        notes
             .promoted_bytes
             .fetch_add(build.kept, Ordering::Relaxed);
         Ok(open)
