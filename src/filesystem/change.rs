@@ -33,7 +33,7 @@ pub(super) struct Notes {
 /// A guest without room tries again and again: that is said once in a while.
 const QUIET: Duration = Duration::from_secs(10);
 
-impl Counts {
+impl Notes {
     /// Counts a promotion that failed; whether to say so.
     pub(super) fn promotion_failed(&self) -> bool {
         self.promotion_failures.fetch_add(1, Ordering::Relaxed);

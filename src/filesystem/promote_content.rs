@@ -52,7 +52,7 @@ impl Filesystem {
     ) -> Outcome<Arc<OpenFile>> {
         let promoted = self.promote(node, content, size);
         if let Err(failure) = &promoted
-            && self.change.counts().promotion_failed()
+            && self.change.notes().promotion_failed()
         {
             let (image, number) = (self.view.layer.image().0, node.number.get());
             log::warn!(image, number, error:% = failure; "a promotion failed");
