@@ -14,6 +14,9 @@ use super::store::{Mounted, TestStore, tool};
 /// More clones than this only cost time.
 const CLONES_MAX: usize = 2;
 
+/// What is pinned, in turn.
+const HELD: [&str; 4] = ["/usr/bin", "/etc/hosts", "/", "/etc/conf.d"];
+
 /// A mounted image of a family whose every image was made of the same tree.
 #[derive(Debug)]
 pub struct Image {
@@ -27,6 +30,7 @@ pub struct Image {
     imported: Vec<String>,
     clones: Vec<(String, Snapshot)>,
     imports: u32,
+    holds: usize,
 }
 
 /// What an image does beside the operations.
@@ -72,6 +76,7 @@ impl Image {
             imported: Vec::new(),
             clones: Vec::new(),
             imports: 0,
+            holds: 0,
         }
     }
 
@@ -184,6 +189,18 @@ impl System for Image {
                 self.clones.push((name, shows));
             }
             Invisible::Clone => {}
+            Invisible::Hold => {
+                self.holds += 1;
+                let path = HELD[self.holds % HELD.len()];
+                self.store.ok(&["hold", self.name, path]);
+            }
+            Invisible::Release => {
+                let held = self.store.ok(&["hold", self.name, "--json"]).json();
+                if let Some(held) = held["paths"].as_array().and_then(|paths| paths.first()) {
+                    let path = held["path"].as_str().unwrap();
+                    self.store.ok(&["release", self.name, path]);
+                }
+            }
             Invisible::Remount => self.remount(),
         }
     }

@@ -154,6 +154,10 @@ pub enum Invisible {
     Remove,
     /// A clone of this image is made; it is compared at the end.
     Clone,
+    /// What stands at a path, and below it, is pinned.
+    Hold,
+    /// No longer.
+    Release,
     /// Unmount and mount again; all descriptors are closed first.
     Remount,
 }
@@ -497,6 +501,7 @@ pub fn all() -> BoxedStrategy<Op> {
         4 => Just(Invisible::Fold), 3 => Just(Invisible::DropCaches), 1 => Just(Invisible::Collect),
         1 => Just(Invisible::Clone),
         2 => Just(Invisible::Import), 2 => Just(Invisible::Remove),
+        1 => Just(Invisible::Hold), 1 => Just(Invisible::Release),
         3 => Just(Invisible::Remount),
     ];
     prop_oneof![9 => visible(), 1 => invisible.prop_map(Op::Invisible)].boxed()
