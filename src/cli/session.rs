@@ -197,6 +197,22 @@ impl Session {
     }
 }
 
+/// Calls again while another command has the store.
+///
+/// # Errors
+/// The call's.
+pub fn while_busy<T>(call: impl Fn() -> Result<T>) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match call() {
+            Err(error) if error.kind == ErrorKind::Busy && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(LOOK);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Calls again when the daemon refused because it is ending: it has not begun the call then.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Outcome;
 use super::arguments::DryRun;
-use super::session::Session;
+use super::session::{Session, while_busy};
 use crate::error::Result;
 use crate::ops::repair;
 use crate::ops::report::Report;
@@ -94,11 +94,14 @@ impl Check {
             };
             return session.show(&Report::Check(report), true);
         }
-        let mut repairs = repair::catalog(store, &options)?;
-        let apply = || repair::apply(&session.open(true)?, &options, &*session.progress());
+        let mut repairs = while_busy(|| repair::catalog(store, &options))?;
+        let apply = || {
+            let context = while_busy(|| session.open(true))?;
+            repair::apply(&context, &options, &*session.progress())
+        };
         let mut report = apply()?;
         if repairs.is_empty()
-            && let Some(restored) = repair::catalog_again(store, &report)?
+            && let Some(restored) = while_busy(|| repair::catalog_again(store, &report))?
         {
             repairs = std::mem::take(&mut report.repairs);
             repairs.extend(restored);

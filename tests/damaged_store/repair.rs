@@ -271,6 +271,29 @@ fn an_object_that_others_could_write_gets_an_inode_of_its_own() {
     assert!(refused(&store, &plain, "linked").is_empty());
 }
 
+/// As every command does: a daemon that has just ended may not have closed its files yet.
+#[test]
+fn regression_repair_waits_for_a_lock_that_is_soon_free() {
+    let Some((store, _)) = with_private_files("repair_waits_for_a_lock") else {
+        return;
+    };
+    for damage in [false, true] {
+        if damage {
+            fs::remove_file(store.path.join("catalog.db")).unwrap();
+        }
+        let lock = fs::File::open(store.path.join("run/lock")).unwrap();
+        let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&lock, exclusive).unwrap();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            drop(lock);
+        });
+        store.ok(&["check", "--repair"]);
+        release.join().unwrap();
+    }
+    store.assert_sound();
+}
+
 #[test]
 fn repair_works_alone() {
     let Some((store, _)) = with_private_files("repair_works_alone") else {
