@@ -20,7 +20,7 @@ use foldfs::filesystem::set_attributes::{Changes, NewTime};
 use foldfs::filesystem::xattrs::SetXattr;
 use foldfs::ops::fold;
 use foldfs::ops::report::FamilyFold;
-use foldfs::progress::Silent;
+use foldfs::progress::{Progress, Silent};
 use foldfs::store::metadata::Time;
 
 /// Two images of a family, and the family's base.
@@ -273,6 +273,43 @@ fn a_writer_in_the_midst_calls_it_off() {
     let mut back = vec![0; large.len() + 1];
     assert_eq!(two.read(theirs, 0, &mut back).unwrap(), large.len());
     assert!(back[..large.len()] == large);
+    objects(&fixture);
+}
+
+/// Takes files away when a fold has listed them and is about to read them.
+struct Replaces<'a>(&'a Fixture);
+
+impl Progress for Replaces<'_> {
+    fn total(&self, bytes: u64) {
+        let guest = family::guest::Guest(self.0.filesystem("one"));
+        if bytes > 1 && guest.unlink("etc/passwd").is_ok() {
+            // A whiteout is in its place now, a link and a directory in others'.
+            guest.unlink("etc/new").unwrap();
+            guest.symlink("/dev/zero", "etc/new").unwrap();
+            guest.unlink("etc/own").unwrap();
+            guest.mkdir("etc/own").unwrap();
+        }
+    }
+    fn advance(&self, _bytes: u64) {}
+    fn message(&self, _text: &str) {}
+}
+
+#[test]
+fn regression_what_a_guest_replaces_meanwhile_does_not_end_a_fold() {
+    let fixture = fixture();
+    equal_files(&fixture);
+    let same = "of the same size";
+    put(&fixture.filesystem("one"), "etc/own", same.as_bytes());
+    put(&fixture.filesystem("two"), "etc/same", same.as_bytes());
+    let options = fold::Options { family: None };
+    let plan = fold::plan(&fixture.context, &options, &Replaces(&fixture)).unwrap();
+    fold::apply(&fixture.context, &plan, &Silent).unwrap();
+    let shown = fixture.snapshot("one");
+    assert!(!shown.contains_key("etc/passwd"));
+    assert_eq!(shown["etc/new"].file_type, "Symlink");
+    assert_eq!(shown["etc/own"].file_type, "Directory");
+    let two = fixture.snapshot("two");
+    assert_eq!(two["etc/passwd"].content, b"root:y:0:0");
     objects(&fixture);
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs;
 use rustix::io::Errno;
 
 use super::candidates::Candidate;
@@ -19,7 +19,7 @@ use crate::store::digest::Digest;
 use crate::store::mark::{self, Mark, Role};
 use crate::store::{ImageDirs, Store};
 use crate::sys::lease::{ReadLease, WatchedLease};
-use crate::sys::xattr;
+use crate::sys::{regular, xattr};
 
 /// The hash cache is asked for so many files at a time.
 const TOGETHER: usize = 65_536;
@@ -171,18 +171,13 @@ fn hash_one(
     candidate: &Candidate,
     go_on: &(dyn Fn(u64) -> bool + Sync),
 ) -> rustix::io::Result<Hashed> {
-    let open = || {
-        let flags = OFlags::RDONLY
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::CLOEXEC
-            | OFlags::NOATIME;
-        fs::openat(&directory, &candidate.name[..], flags, Mode::empty())
+    // Guests are at work: by now there may be a device in its place, a whiteout for one.
+    let open = || match regular::open(&directory, &candidate.name) {
+        Err(Errno::NOENT) => Ok(None),
+        opened => opened,
     };
-    let file = match open() {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(Hashed::Other),
-        Err(error) => return Err(error),
+    let Some(file) = open()? else {
+        return Ok(Hashed::Other);
     };
     let bytes = xattr::get_descriptor(file.as_fd(), mark::NAME.as_bytes())?;
     let mark = bytes.and_then(|bytes| Mark::decode(&bytes).ok());
@@ -192,7 +187,10 @@ fn hash_one(
     let content = match ReadLease::take(file) {
         Ok(Some(lease)) => Content::Leased(WatchedLease::new(lease).map_err(io)?),
         Ok(None) => return Ok(Hashed::Busy),
-        Err(Errno::INVAL) if !image.subject.mounted => Content::Trusted(open()?),
+        Err(Errno::INVAL) if !image.subject.mounted => match open()? {
+            Some(file) => Content::Trusted(file),
+            None => return Ok(Hashed::Other),
+        },
         Err(Errno::INVAL) => return Ok(Hashed::Busy),
         Err(error) => return Err(error),
     };

@@ -2,13 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, Mode, OFlags};
-
 use super::list::{self, Named};
 use super::lookup::{Item, OpenDirectory, Site, damaged};
 use super::view::View;
 use crate::error::Result;
 use crate::store::layer::Layer;
+use crate::sys::regular;
 
 /// One entry on the way.
 pub struct Visit<'a> {
@@ -47,10 +46,7 @@ impl Visit<'_> {
         let Some((directory, name)) = self.host(view) else {
             return Ok(None);
         };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        fs::openat(directory, &name[..], flags, Mode::empty())
-            .map(Some)
-            .map_err(|error| damaged(view, &name, error))
+        regular::open(directory, &name).map_err(|error| damaged(view, &name, error))
     }
 }
 

@@ -7,4 +7,5 @@ pub mod lease;
 pub mod memory;
 pub mod priority;
 pub mod process;
+pub mod regular;
 pub mod xattr;
