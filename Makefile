@@ -11,6 +11,9 @@ CASES ?= 500
 HOSTILE ?= 1800
 KILLS ?= 200
 ENTRIES ?= 1000000
+# Seconds of the images at work while they are folded, and rounds of each two commands at once, in `make soak`.
+LOAD ?= 3600
+ROUNDS ?= 10
 
 .DEFAULT_GOAL := build
 .PHONY: help build test soak fuzz-coverage lint format demo bench trees install install-deps clean clean-trees
@@ -33,6 +36,7 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 soak: ## the random tests, much longer, and all of the outside suites: make soak OPS=100000 CASES=500
 	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
 		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_ENTRIES=$(ENTRIES) \
+		FOLDFS_TEST_LOAD_SECONDS=$(LOAD) FOLDFS_TEST_ROUNDS=$(ROUNDS) \
 		$(CARGO) test --release --locked --no-fail-fast
 
 fuzz-coverage: ## what the tests of a hostile guest reach of the adapter and the live image (root, rustup)

@@ -268,8 +268,9 @@ impl TestStore {
         )
     }
 
+    /// Mounts an image with these arguments.
     #[track_caller]
-    fn mount_given(&self, image: &str, more: &[&OsStr]) -> Mounted {
+    pub fn mount_given(&self, image: &str, more: &[&OsStr]) -> Mounted {
         let path = self.place.join(format!("mnt-{image}"));
         fs::create_dir_all(&path).unwrap();
         let mut arguments: Vec<&OsStr> = vec!["mount".as_ref(), image.as_ref(), path.as_os_str()];
