@@ -10,6 +10,8 @@ mod common;
 
 #[path = "damaged_store/catalog.rs"]
 mod catalog;
+#[path = "damaged_store/read_only.rs"]
+mod read_only;
 #[path = "damaged_store/reads.rs"]
 mod reads;
 #[path = "damaged_store/repair.rs"]

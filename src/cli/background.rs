@@ -61,12 +61,13 @@ pub fn leave_session() -> Result<()> {
 }
 
 fn log_file(session: &Session) -> PathBuf {
-    session.store().join(layout::RUN).join(layout::DAEMON_LOG)
+    session.runtime().join(layout::DAEMON_LOG)
 }
 
 fn start(session: &Session) -> Result<Child> {
     // A store that cannot be used says so here, better than a daemon's log would.
     drop(session.open(false)?);
+    session.make_runtime()?;
     let path = log_file(session);
     let log = OpenOptions::new()
         .create(true)

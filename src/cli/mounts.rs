@@ -148,7 +148,9 @@ impl Daemon {
 fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<Outcome> {
     memory::map_large_allocations();
     process::raise_descriptor_limit().about("the limit of open files")?;
-    let context = match session.counterpart(true)? {
+    let read_only = session.is_read_only();
+    let _lock = read_only.then(|| session.lock_runtime()).transpose()?;
+    let context = match session.counterpart(!read_only)? {
         Counterpart::Own(context) => *context,
         Counterpart::Daemon(client) => {
             let cause = format!("process {} serves it already", client.pid);
@@ -165,7 +167,7 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
         socket: session.socket(),
         session_threads: config.session_threads,
         schedule: Schedule {
-            interval: config.interval,
+            interval: config.interval.filter(|_| !read_only),
             quiet: config.quiet,
             threads: config.threads,
             rate: config.rate,

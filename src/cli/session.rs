@@ -1,5 +1,8 @@
 //! What a command works with: the configuration, the store, and who carries requests out.
 
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +22,11 @@ use crate::progress::Progress;
 use crate::serve::control_client::ControlClient;
 use crate::serve::protocol::ENDING;
 use crate::store::layout;
+use crate::store::lock::StoreLock;
 use crate::store::open::{Access, Store};
+
+/// Where daemons of stores on read-only media have their sockets.
+const RUNTIME: &str = "/run/foldfs";
 
 /// How long a command waits for a store that another one is altering, or for a daemon that is
 /// starting or ending.
@@ -90,7 +97,48 @@ impl Session {
 
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
-        self.store().join(layout::RUN).join(layout::CONTROL_SOCKET)
+        self.runtime().join(layout::CONTROL_SOCKET)
+    }
+
+    /// Where a daemon has its socket and its log: `run/`, or a directory below [`RUNTIME`] where the
+    /// store is on a medium that cannot be written to.
+    pub fn runtime(&self) -> PathBuf {
+        let metadata = self.store().metadata();
+        match metadata.ok().filter(|_| self.is_read_only()) {
+            Some(found) => Path::new(RUNTIME).join(format!("{}-{}", found.dev(), found.ino())),
+            None => self.store().join(layout::RUN),
+        }
+    }
+
+    /// Whether the store's file system is mounted read-only.
+    pub fn is_read_only(&self) -> bool {
+        let found = rustix::fs::statvfs(self.store());
+        found.is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    }
+
+    /// Makes [`Session::runtime`], and lets one daemon at a time have it, as `run/lock` does where
+    /// it can be written.
+    ///
+    /// # Errors
+    /// Another one has it (kind Busy); errors of the file system.
+    pub fn lock_runtime(&self) -> Result<StoreLock> {
+        let path = self.make_runtime()?;
+        let directory: OwnedFd = fs::File::open(&path).about(path.display())?.into();
+        StoreLock::take(directory.as_fd(), &self.store().display().to_string())
+    }
+
+    /// Makes [`Session::runtime`] if it has to be made.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn make_runtime(&self) -> Result<PathBuf> {
+        let path = self.runtime();
+        if self.is_read_only() {
+            let mut made = fs::DirBuilder::new();
+            made.recursive(true).mode(0o700);
+            made.create(&path).about(path.display())?;
+        }
+        Ok(path)
     }
 
     /// Where progress is shown.

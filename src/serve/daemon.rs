@@ -30,6 +30,7 @@ use crate::progress::Progress;
 use crate::store::catalog::{Image, ImageRole, Reads};
 use crate::store::metadata::Time;
 use crate::store::number::ImageId;
+use crate::store::open::Access;
 
 /// How long a daemon that ends with its last mount waits until it is asked for the first.
 const FIRST_MOUNT: Duration = Duration::from_secs(30);
@@ -298,6 +299,12 @@ impl Daemon {
                 let cause = format!("it is mounted on {place} already");
                 return Err(Error::busy(format!("image {:?}", image.name), cause)
                     .remedy("use it there, or unmount it first"));
+            }
+            if self.context.store.access() == Access::Read && !options.read_only {
+                let cause = "its store is on a file system that is mounted read-only";
+                let error = Error::failed(format!("image {:?}", image.name), cause);
+                let errno = Some(libc::EROFS);
+                return Err(Error { errno, ..error }.remedy("mount it with -o ro"));
             }
             if image.role == ImageRole::Base && !options.read_only {
                 let cause = "it is a family's base, on which no guest runs";

@@ -196,6 +196,15 @@ impl TestStore {
         }
     }
 
+    /// A store that is there already; `place` is for what else the test needs.
+    pub fn on_medium(place: &Path, path: PathBuf) -> TestStore {
+        TestStore {
+            place: place.to_owned(),
+            path,
+            directory: None,
+        }
+    }
+
     /// A command for this store.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(program());
