@@ -77,7 +77,9 @@ fn step(kind: Step) -> Result<()> {
         return Ok(());
     }
     let hook = HOOK.read().clone();
-    hook.map_or(Ok(()), |hook| hook(kind, Location::caller()))
+    // Not in the closure: that has no caller of ours.
+    let place = Location::caller();
+    hook.map_or(Ok(()), |hook| hook(kind, place))
 }
 
 /// A step that is not a single system call: a catalog commit, content being copied.
