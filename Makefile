@@ -37,6 +37,7 @@ soak: ## the random tests, much longer, and all of the outside suites: make soak
 	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
 		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_ENTRIES=$(ENTRIES) \
 		FOLDFS_TEST_LOAD_SECONDS=$(LOAD) FOLDFS_TEST_ROUNDS=$(ROUNDS) \
+		FOLDFS_TEST_CRASH=whole \
 		$(CARGO) test --release --locked --no-fail-fast
 
 fuzz-coverage: ## what the tests of a hostile guest reach of the adapter and the live image (root, rustup)

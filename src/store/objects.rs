@@ -118,7 +118,6 @@ impl Objects {
     ///
     /// # Errors
     /// The file stays where it is.
-    #[track_caller]
     pub fn publish(&self, from: BorrowedFd<'_>, name: &[u8], digest: &Digest) -> Result<Published> {
         let object = layout::object_name(digest);
         let to = self.directory.as_fd();

@@ -1,0 +1,172 @@
+//! Which states a store may be in after an operation that ended too early.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldfs::store::metadata::Time;
+
+use super::family::{Seen, Snapshot};
+use super::scenarios::Shows;
+use super::world::State;
+
+/// Says which of the states, one after the other, this is; else what is wrong with it.
+/// What is later than `start` is of the operation.
+pub fn place_of(
+    found: &State,
+    allowed: &[State],
+    shows: Shows,
+    start: Time,
+) -> Result<usize, String> {
+    if shows == Shows::Between {
+        return Ok(0);
+    }
+    let reduced = |state: &State| match shows {
+        Shows::Nothing | Shows::Between => state.clone(),
+        Shows::Whole => without_ctime(state),
+        Shows::Data => without(state, &|seen| {
+            seen.ctime = Time::default();
+            seen.mtime = Time::default();
+            seen.mode = 0;
+            seen.size = 0;
+            seen.content = Vec::new();
+        }),
+    };
+    let bare = reduced(found);
+    let Some(place) = allowed.iter().position(|state| reduced(state) == bare) else {
+        let nearest = allowed
+            .iter()
+            .map(|state| differences(&reduced(state), &bare));
+        let nearest: Vec<_> = nearest.collect();
+        return Err(format!(
+            "it is in no state there was:\n{}",
+            nearest.join("\nor\n")
+        ));
+    };
+    match shows {
+        Shows::Nothing | Shows::Between => {}
+        Shows::Whole => mixed(found, allowed, &|seen, other| {
+            seen.ctime == other.ctime || seen.ctime >= start
+        })?,
+        Shows::Data => {
+            let size = seen_size(found);
+            mixed(found, allowed, &|seen, other| {
+                seen.ctime == other.ctime || seen.ctime >= start
+            })?;
+            mixed(found, allowed, &|seen, other| seen.mtime == other.mtime)?;
+            mixed(found, allowed, &|seen, other| seen.mode == other.mode)?;
+            mixed(found, allowed, &|seen, other| seen.content == other.content)?;
+            size?;
+        }
+    }
+    Ok(place)
+}
+
+fn seen_size(found: &State) -> Result<(), String> {
+    for (path, seen) in found.images.values().flatten() {
+        if seen.file_type == "Regular" && seen.size != seen.content.len() as u64 {
+            return Err(format!(
+                "{path}: {} bytes, but {}",
+                seen.content.len(),
+                seen.size
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The state but for the time of each inode's last change.
+pub fn without_ctime(state: &State) -> State {
+    without(state, &|seen| seen.ctime = Time::default())
+}
+
+fn without(state: &State, reduce: &dyn Fn(&mut Seen)) -> State {
+    let mut state = state.clone();
+    let views = state.images.values_mut();
+    views.flat_map(BTreeMap::values_mut).for_each(reduce);
+    state
+}
+
+/// Expects of every inode that it is in one respect as in one of the states.
+fn mixed(
+    found: &State,
+    allowed: &[State],
+    alike: &dyn Fn(&Seen, &Seen) -> bool,
+) -> Result<(), String> {
+    for (image, view) in &found.images {
+        for (path, seen) in view {
+            let views = allowed.iter().filter_map(|state| state.images.get(image));
+            let mut others = views
+                .flat_map(BTreeMap::values)
+                .filter(|other| other.number == seen.number);
+            if !others.any(|other| alike(seen, other)) {
+                let was: Vec<_> = allowed
+                    .iter()
+                    .filter_map(|state| state.images.get(image)?.get(path))
+                    .collect();
+                return Err(format!("{image}/{path}: {}\n  was {was:?}", short(seen)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The state with all that differs from run to run replaced: times since `start`, and numbers from
+/// `first` on.
+pub fn normal(state: &State, start: Time, first: u64) -> State {
+    let mut state = state.clone();
+    let mut numbers = BTreeMap::new();
+    for seen in state.images.values_mut().flat_map(Snapshot::values_mut) {
+        for time in [&mut seen.ctime, &mut seen.mtime] {
+            if *time >= start {
+                *time = Time {
+                    seconds: i64::MAX,
+                    nanoseconds: 0,
+                };
+            }
+        }
+        if seen.number >= first {
+            let next = first + numbers.len() as u64;
+            seen.number = *numbers.entry(seen.number).or_insert(next);
+        }
+    }
+    // Archives and layers tell times and numbers.
+    for (name, (_, content)) in &mut state.exported {
+        if name == "export-tar" || name.ends_with("numbers") {
+            content.clear();
+        }
+    }
+    state
+}
+
+/// What two states differ in.
+pub fn differences(left: &State, right: &State) -> String {
+    let mut text = String::new();
+    let names: BTreeSet<_> = left.images.keys().chain(right.images.keys()).collect();
+    for name in names {
+        let (Some(left), Some(right)) = (left.images.get(name), right.images.get(name)) else {
+            text += &format!("only one has image {name}\n");
+            continue;
+        };
+        let paths: BTreeSet<_> = left.keys().chain(right.keys()).collect();
+        for path in paths {
+            if left.get(path) != right.get(path) {
+                let show = |seen: Option<&Seen>| seen.map_or("nothing".into(), short);
+                let (left, right) = (show(left.get(path)), show(right.get(path)));
+                text += &format!("{name}/{path}\n  {left}\n  {right}\n");
+            }
+        }
+    }
+    let names: BTreeSet<_> = left.exported.keys().chain(right.exported.keys()).collect();
+    for name in names {
+        if left.exported.get(name) != right.exported.get(name) {
+            text += &format!("{name}: exported otherwise\n");
+        }
+    }
+    text
+}
+
+fn short(seen: &Seen) -> String {
+    let mut seen = seen.clone();
+    let length = seen.content.len();
+    seen.content.truncate(24);
+    format!("{seen:?} ({length} bytes)")
+}
