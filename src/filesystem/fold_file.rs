@@ -172,7 +172,12 @@ impl Filesystem {
     /// Those of reading the private layer.
     pub fn private_file(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Option<Held<'_>>> {
         let _names = self.names.read();
-        let node = self.child(parent, name)?.map(|node| self.held(node));
+        let child = match self.child(parent, name) {
+            // A guest has put something else in the directory's place.
+            Err(failure) if failure.errno() == Errno::NOTDIR => None,
+            found => found?,
+        };
+        let node = child.map(|node| self.held(node));
         Ok(node.filter(|node| is_private_file(node)))
     }
 
