@@ -82,11 +82,15 @@ impl Passes {
     }
 
     /// Notes how a pass ended.
-    fn note(&self, outcome: &Result<Option<PassReport>>) {
+    fn note(&self, outcome: &Result<Option<PassReport>>, took: Duration) {
         let status = &mut self.state.lock().status;
         status.passes += 1;
         match outcome {
-            Ok(None) => status.passes_with_nothing_new += 1,
+            Ok(None) => {
+                status.passes_with_nothing_new += 1;
+                let microseconds = u64::try_from(took.as_micros());
+                status.nothing_new_microseconds = microseconds.unwrap_or(u64::MAX);
+            }
             Ok(Some(report)) => {
                 status.folded_files += report.folded_files;
                 status.folded_bytes += report.folded_bytes;
@@ -109,8 +113,9 @@ pub fn pass(
     stop: &AtomicBool,
 ) -> Result<Option<PassReport>> {
     let begun = Begun::now();
+    let started = Instant::now();
     let outcome = try_pass(context, schedule, stop);
-    context.passes.note(&outcome);
+    context.passes.note(&outcome, started.elapsed());
     begun.pass(context, &outcome);
     outcome
 }

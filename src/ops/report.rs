@@ -267,6 +267,8 @@ pub struct FoldingStatus {
     pub passes: u64,
     /// Of these, passes before which no image had been changed.
     pub passes_with_nothing_new: u64,
+    /// How long the last of these took.
+    pub nothing_new_microseconds: u64,
     /// Files folded by all of them.
     pub folded_files: u64,
     /// Sum of their sizes.
