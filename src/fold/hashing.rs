@@ -52,8 +52,11 @@ pub(super) fn digests(
     effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Digests> {
-    let cache = store.hash_cache();
     let mut digests = Digests::default();
+    if ids.is_empty() {
+        return Ok(digests);
+    }
+    let cache = store.hash_cache();
     // The cache is sorted likewise.
     ids.sort_unstable_by_key(|&id| {
         let key = file(images, id).key;
