@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::sys::priority::IdleReads;
+use crate::sys::priority::Idle;
 
 /// Of a fold that somebody waits for.
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -40,7 +40,7 @@ impl<'a> Effort<'a> {
     }
 
     /// In the background, until `stop` is set: then it ends between two files. It reads when nobody
-    /// else wants the disk, so many bytes in a second on the average.
+    /// else wants the disk or the core, so many bytes in a second on the average.
     pub fn background(
         threads: usize,
         rate: Option<NonZeroU64>,
@@ -80,8 +80,8 @@ impl<'a> Effort<'a> {
     }
 
     /// To be kept while this thread reads and nobody waits for it.
-    pub(super) fn idle_reads(&self) -> Option<IdleReads> {
-        self.in_background.then(IdleReads::begin)
+    pub(super) fn idle(&self) -> Option<Idle> {
+        self.in_background.then(Idle::begin)
     }
 
     /// The threads.

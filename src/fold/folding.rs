@@ -73,6 +73,7 @@ pub fn apply(
     effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Counts>> {
+    let mut counts = vec![Counts::default(); plan.images.len()];
     if plan.groups.is_empty() {
         for image in &plan.images {
             finish_left(images.store(), image.subject.image.id)?;
@@ -80,16 +81,28 @@ pub fn apply(
     } else {
         progress.message("folding equal files");
         progress.total(plan.counts().iter().map(|counts| counts.bytes).sum());
+        let synced = sync(images.store())?;
+        counts = apply_some(images, plan, &plan.groups, synced, effort, progress)?.counts;
     }
-    let mut counts = apply_some(images, plan, &plan.groups, effort, progress)?.counts;
     for (counts, image) in counts.iter_mut().zip(&plan.images) {
         counts.busy += image.busy;
     }
     Ok(counts)
 }
 
-/// Carries some groups of a plan out; files that were in use when the plan was made are not counted.
-/// Only the images of these groups are brought to life.
+/// Makes durable what there is, so that a file that was not altered since need not be synced by itself;
+/// since when.
+///
+/// # Errors
+/// Those of the host.
+pub fn sync(store: &Store) -> Result<Time> {
+    let synced = Time::now();
+    store.sync()?;
+    Ok(synced)
+}
+
+/// Carries some groups of a plan out, [`sync`] being done; files that were in use when the plan was
+/// made are not counted. Only the images of these groups are brought to life.
 ///
 /// # Errors
 /// As [`apply`].
@@ -97,6 +110,7 @@ pub fn apply_some(
     images: &Images,
     plan: &Plan,
     groups: &[Group],
+    synced: Time,
     effort: &Effort<'_>,
     progress: &dyn Progress,
 ) -> Result<Applied> {
@@ -116,7 +130,7 @@ pub fn apply_some(
         let target = Target::new(images, &subject.image, subject.mounted, candidates)?;
         targets.insert(position, target);
     }
-    let folding = Folding::begin(images.store(), targets, progress)?;
+    let folding = Folding::begin(images.store(), targets, synced, progress)?;
     let groups = groups.iter();
     let unshared: Vec<_> = groups.clone().filter(|group| !group.is_object).collect();
     let mut equal: Vec<(FileId, Digest)> = groups
@@ -181,7 +195,9 @@ pub fn make_objects(
         return Ok((0, 0));
     }
     progress.total(candidates.files.iter().map(|file| file.key.size).sum());
-    let folding = Folding::begin(images.store(), BTreeMap::from([(0, target)]), progress)?;
+    let targets = BTreeMap::from([(0, target)]);
+    let synced = sync(images.store())?;
+    let folding = Folding::begin(images.store(), targets, synced, progress)?;
     let new = Mutex::new((0, 0));
     effort.pool()?.install(|| {
         while !files.is_empty() {
@@ -250,13 +266,12 @@ impl<'a> Folding<'a> {
     fn begin(
         store: &'a Store,
         images: BTreeMap<u32, Target<'a>>,
+        synced: Time,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         for target in images.values() {
             finish_left(store, target.filesystem.view.layer.image())?;
         }
-        let synced = Time::now();
-        store.sync()?;
         Ok(Self {
             store,
             images,

@@ -161,7 +161,7 @@ fn hash_in_directory(
     some.par_iter()
         .map(|&id| {
             let candidate = candidate(id);
-            let _idle = effort.idle_reads();
+            let _idle = effort.idle();
             let hashed = hash_one(image, &directory, candidate, go_on);
             Ok((id, hashed.about(about(candidate))?))
         })

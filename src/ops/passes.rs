@@ -197,6 +197,7 @@ impl Pass<'_> {
             self.report.busy_files += image.busy;
         }
         let mut left = Vec::new();
+        let mut synced = None;
         for step in steps(&plan.groups, |group| bytes_of(&plan, group)) {
             if self.effort.is_over() {
                 break;
@@ -204,8 +205,13 @@ impl Pass<'_> {
             // While nobody waits for anything.
             self.effort
                 .pay(step.iter().map(|group| bytes_of(&plan, group)).sum());
+            let synced = match synced {
+                Some(synced) => synced,
+                None => *synced.insert(folding::sync(images.store())?),
+            };
             let _alone = self.context.alone();
-            let applied = folding::apply_some(images, &plan, step, &self.effort, &Silent)?;
+            let effort = &self.effort;
+            let applied = folding::apply_some(images, &plan, step, synced, effort, &Silent)?;
             left.extend(applied.left);
             for counts in &applied.counts {
                 add(&mut self.report, counts);

@@ -1,4 +1,4 @@
-//! The priority of a thread's reads and writes (ioprio_set(2)).
+//! The priority of a thread (ioprio_set(2), sched(7)).
 
 #![allow(unsafe_code)]
 
@@ -11,57 +11,77 @@ const WHO_PROCESS: libc::c_int = 1;
 const IDLE: libc::c_int = 3 << 13;
 
 /// While it lives, the thread that made it reads when nobody else wants the disk, where the disk's
-/// scheduler knows priorities. Nothing that others wait for may be done meanwhile.
+/// scheduler knows priorities, and computes when nobody else wants the core. Nothing that others wait
+/// for may be done meanwhile, nor locked.
 #[derive(Debug)]
-pub struct IdleReads {
-    before: libc::c_int,
+pub struct Idle {
+    reads: libc::c_int,
+    policy: libc::c_int,
     /// A priority belongs to a thread.
     _thread: PhantomData<*const ()>,
 }
 
-impl IdleReads {
+impl Idle {
     /// Lowers the priority. What the system does not allow is left as it is: it costs only time.
     pub fn begin() -> Self {
-        // SAFETY: ioprio_get takes two integers and touches no memory.
-        let before = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) };
-        set(IDLE);
+        // SAFETY: both take integers and touch no memory.
+        let (reads, policy) = unsafe {
+            (
+                libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0),
+                libc::sched_getscheduler(0),
+            )
+        };
+        set(IDLE, libc::SCHED_IDLE);
         Self {
-            before: libc::c_int::try_from(before).unwrap_or(0).max(0),
+            reads: libc::c_int::try_from(reads).unwrap_or(0).max(0),
+            policy: policy.max(libc::SCHED_OTHER),
             _thread: PhantomData,
         }
     }
 }
 
-impl Drop for IdleReads {
+impl Drop for Idle {
     fn drop(&mut self) {
-        set(self.before);
+        set(self.reads, self.policy);
     }
 }
 
-fn set(priority: libc::c_int) {
-    // SAFETY: ioprio_set takes three integers and touches no memory.
-    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, priority) };
+fn set(reads: libc::c_int, policy: libc::c_int) {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: ioprio_set takes integers; sched_setscheduler reads the parameters, which outlive it.
+    unsafe {
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, reads);
+        libc::sched_setscheduler(0, policy, &raw const parameters);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn priority() -> libc::c_long {
-        // SAFETY: as above.
-        unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) }
+    fn priorities() -> (libc::c_long, libc::c_int) {
+        // SAFETY: both take integers and touch no memory.
+        unsafe {
+            (
+                libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0),
+                libc::sched_getscheduler(0),
+            )
+        }
     }
 
     #[test]
-    fn a_thread_is_idle_for_a_while() {
-        std::thread::spawn(|| {
-            let idle = IdleReads::begin();
-            assert_eq!(priority(), libc::c_long::from(IDLE));
+    fn a_thread_is_idle_for_a_while_and_no_other_is() {
+        let here = priorities();
+        std::thread::spawn(move || {
+            let before = priorities();
+            let idle = Idle::begin();
+            assert_eq!(priorities(), (IDLE.into(), libc::SCHED_IDLE));
             drop(idle);
-            assert_ne!(priority(), libc::c_long::from(IDLE));
+            assert_eq!(priorities().1, before.1);
+            assert_ne!(priorities().0, libc::c_long::from(IDLE));
         })
         .join()
         .unwrap();
-        assert_ne!(priority(), libc::c_long::from(IDLE));
+        assert_eq!(priorities(), here);
     }
 }
