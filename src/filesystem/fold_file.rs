@@ -156,14 +156,15 @@ fn has_writers(node: &Node) -> bool {
 const SETTLED: i64 = 2;
 
 impl Filesystem {
-    /// The directory that these names lead to, if there is one.
+    /// The directory that these names lead to, if there is one: a guest may have put something else
+    /// in its place.
     ///
     /// # Errors
     /// Those of reading the private layer.
     pub fn directory_at(&self, path: &PrivatePath) -> Outcome<Option<Held<'_>>> {
         let _names = self.names.read();
-        let node = self.descend(path)?;
-        Ok(node.map(|node| self.held(node)))
+        let node = self.descend(path)?.map(|node| self.held(node));
+        Ok(node.filter(|node| node.file_type == FileType::Directory))
     }
 
     /// The private regular file of this name.
@@ -172,12 +173,7 @@ impl Filesystem {
     /// Those of reading the private layer.
     pub fn private_file(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Option<Held<'_>>> {
         let _names = self.names.read();
-        let child = match self.child(parent, name) {
-            // A guest has put something else in the directory's place.
-            Err(failure) if failure.errno() == Errno::NOTDIR => None,
-            found => found?,
-        };
-        let node = child.map(|node| self.held(node));
+        let node = self.child(parent, name)?.map(|node| self.held(node));
         Ok(node.filter(|node| is_private_file(node)))
     }
 
@@ -430,4 +426,28 @@ fn is_private_file(node: &Node) -> bool {
 
 fn io(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_image::TestImage;
+    use super::*;
+
+    #[test]
+    fn what_a_guest_put_in_the_place_of_a_directory_is_none() {
+        let image = TestImage::new();
+        let (fs, root) = (&image.fs, image.fs.root());
+        image.make(root, "place", b"a file");
+        let path = |names: &[&str]| -> PrivatePath {
+            names.iter().map(|name| name.as_bytes().into()).collect()
+        };
+        assert!(fs.directory_at(&path(&["place"])).unwrap().is_none());
+        assert!(
+            fs.directory_at(&path(&["place", "below"]))
+                .unwrap()
+                .is_none()
+        );
+        assert!(fs.directory_at(&path(&["sub"])).unwrap().is_some());
+        assert!(fs.directory_at(&path(&[])).unwrap().is_some());
+    }
 }
