@@ -7,6 +7,7 @@ pub mod locate;
 pub mod lookup;
 pub mod placement;
 pub mod private_directories;
+pub mod shared_names;
 pub mod version;
 pub mod view;
 pub mod walk;

@@ -1,7 +1,7 @@
 //! The walk that plans a placement: by directory, through all images at once, and only where one of
 //! them has something private.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -15,10 +15,11 @@ use super::withdraw::{could_withdraw, could_withdraw_with_alias};
 use super::{Becomes, Change, Directory, Placement};
 use crate::error::{Context, Result};
 use crate::merge::lookup::{self, Item, Parts, Site, damaged};
+use crate::merge::shared_names::SharedNames;
 use crate::merge::version::{Version, version_of};
 use crate::merge::view::View;
 use crate::path_bytes::PathBytes;
-use crate::store::catalog::{Reads, Share};
+use crate::store::catalog::Share;
 use crate::store::entry;
 use crate::store::layer;
 use crate::store::mark::{DirectoryRole, Role};
@@ -66,26 +67,14 @@ pub fn plan(
     Ok(placement)
 }
 
-/// Names of files of several names, by shared directory, and those of the directories above them.
-type Names = HashMap<Number, BTreeSet<Box<[u8]>>>;
-
 /// The names of the shared files that an image has in `index/`: nothing private need be at a name
 /// for the image to have another version of it.
-fn names_of_indexed(shared: &SharedLayer, participants: &[Participant<'_>]) -> Result<Names> {
-    let mut names = Names::new();
+fn names_of_indexed(shared: &SharedLayer, participants: &[Participant<'_>]) -> Result<SharedNames> {
+    let mut names = SharedNames::default();
     for Participant { view, .. } in participants {
-        let mut pending = view.layer.index_numbers()?;
-        for number in &mut pending {
-            *number = view.shared_of(*number);
-        }
-        while let Some(number) = pending.pop() {
-            for (directory, name) in shared.catalog().names_of(number)? {
-                // The directories above are known if this name is.
-                if names.entry(directory).or_default().insert(name) {
-                    pending.push(directory);
-                }
-            }
-        }
+        let indexed = view.layer.index_numbers()?;
+        let indexed = indexed.into_iter().map(|number| view.shared_of(number));
+        names.add(shared, indexed)?;
     }
     Ok(names)
 }
@@ -119,7 +108,7 @@ struct Planner<'a> {
     share: Share,
     participants: &'a [Participant<'a>],
     base: Option<usize>,
-    indexed: Names,
+    indexed: SharedNames,
     placement: Placement,
     pending: Vec<Pending>,
 }
@@ -150,7 +139,7 @@ impl Planner<'_> {
                 } => {
                     let place = self.descend(&parent, &name, old, new)?;
                     let private = |cursor: &Cursor| cursor.private().is_some();
-                    let indexed = old.is_some_and(|old| self.indexed.contains_key(&old));
+                    let indexed = old.is_some_and(|old| self.indexed.in_directory(old).is_some());
                     if indexed || place.cursors.iter().any(private) {
                         self.visit(place)?;
                     }
@@ -187,7 +176,7 @@ impl Planner<'_> {
             let listed = shared.iter().flat_map(|directory| directory.iter());
             names.extend(listed.map(|(name, _)| name.to_vec()));
         }
-        if let Some(indexed) = place.old.and_then(|old| self.indexed.get(&old)) {
+        if let Some(indexed) = place.old.and_then(|old| self.indexed.in_directory(old)) {
             names.extend(indexed.iter().map(|name| name.to_vec()));
         }
         let first = self.pending.len();
