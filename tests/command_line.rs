@@ -10,6 +10,8 @@ mod common;
 
 #[path = "command_line/damage.rs"]
 mod damage;
+#[path = "command_line/diffs.rs"]
+mod diffs;
 #[path = "command_line/holds.rs"]
 mod holds;
 #[path = "command_line/images.rs"]
@@ -70,7 +72,7 @@ fn listing(store: &TestStore) -> Snapshot {
     snapshot
 }
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "init",
     "import",
     "clone",
@@ -88,6 +90,7 @@ const COMMANDS: [&str; 21] = [
     "why",
     "check",
     "collect",
+    "diff",
     "export",
     "daemon",
     "completions",

@@ -11,8 +11,12 @@
 //! tar ───────┘                    └─ staging/NAME/tree.db          (tree_writer) ─► StagedImport
 //!
 //! StagedImport, an image's view ──► ViewSource ──► directory, tar, layers of an overlayfs
+//!
+//! directory, an image's view ──► merge::compare::Tree ──► differences
 //! ```
 
+mod compared_directory;
+mod compared_view;
 mod directory;
 mod directory_stack;
 mod export_directory;
@@ -37,6 +41,8 @@ mod tree_writer;
 mod view_source;
 mod walk;
 
+pub use compared_directory::ComparedDirectory;
+pub use compared_view::ComparedView;
 pub use directory::{import_directory, stage_directory};
 pub use export_directory::export_directory;
 pub use export_overlay::export_overlay;

@@ -74,7 +74,8 @@ pub(super) fn descriptor_xattrs(file: BorrowedFd<'_>) -> rustix::io::Result<Xatt
     collect(names, |name| xattr::get_descriptor(file, name))
 }
 
-fn entry_xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Xattrs> {
+/// All xattrs of an entry, which is not opened.
+pub(super) fn entry_xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Xattrs> {
     let names = xattr::list(directory, name)?;
     collect(names, |key| xattr::get(directory, name, key))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{history, holds, images, import, manual, mounts, sharing, stores};
+use super::{diff, history, holds, images, import, manual, mounts, sharing, stores};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -13,7 +13,7 @@ use super::{history, holds, images, import, manual, mounts, sharing, stores};
     name = "foldfs",
     version,
     about = "Virtual machine images as plain directory trees that share what they have in common",
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but with findings, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but with findings or differences, \
                   4 store busy or locked.",
     max_term_width = 100
 )]
@@ -91,6 +91,7 @@ pub enum Command {
     Why(sharing::Why),
     Check(stores::Check),
     Collect(stores::Collect),
+    Diff(diff::Diff),
     Export(images::Export),
     Daemon(mounts::Daemon),
     Completions(manual::Completions),
@@ -116,7 +117,7 @@ mod tests {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
-                        log metrics why check collect export daemon completions man";
+                        log metrics why check collect diff export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 

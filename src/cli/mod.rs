@@ -3,6 +3,7 @@
 
 mod arguments;
 mod background;
+mod diff;
 mod history;
 mod holds;
 mod images;
@@ -85,6 +86,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Why(why) => why.run(&session),
         Command::Check(check) => check.run(&session),
         Command::Collect(collect) => collect.run(&session),
+        Command::Diff(diff) => diff.run(&session),
         Command::Export(export) => export.run(&session),
         Command::Daemon(daemon) => daemon.run(&session),
         Command::Completions(completions) => completions.run(),

@@ -1,6 +1,7 @@
 //! What an image looks like: the private layer over the shared one. Stateless, no inodes, no
 //! kernel; docs/format.md, "What a name means", is implemented here and nowhere else.
 
+pub mod compare;
 pub mod join;
 pub mod list;
 pub mod locate;

@@ -95,6 +95,16 @@ impl View {
         })
     }
 
+    /// The shared inodes that this image shows with an mtime of its own.
+    pub fn with_own_mtime(&self) -> Vec<Number> {
+        let aliases = self.aliases.read();
+        let own = aliases
+            .by_shared
+            .iter()
+            .filter(|(_, shown)| shown.mtime.is_some());
+        own.map(|(&shared, _)| shared).collect()
+    }
+
     /// A shared inode with the mtime that this image shows.
     pub fn as_shown(&self, inode: &Arc<SharedInode>) -> Arc<SharedInode> {
         let Some(mtime) = self.shown_as(inode.number, inode.ctime).mtime else {

@@ -6,6 +6,7 @@ pub mod collect;
 #[cfg(test)]
 mod collect_tests;
 mod context;
+pub mod diff;
 pub mod export;
 pub mod fold;
 mod history;
@@ -23,6 +24,7 @@ pub mod remove;
 pub mod rename;
 pub mod repair;
 pub mod report;
+mod report_diff;
 #[cfg(test)]
 mod report_tests;
 pub mod request;
@@ -35,9 +37,23 @@ pub use context::Context;
 pub use perform::perform;
 
 use crate::error::Error;
+use crate::store::metadata::FileType;
 
 /// There is no image or family of that name.
 fn unknown_name(name: &str) -> Error {
     Error::failed(format!("{name:?}"), "there is no such image or family")
         .remedy("foldfs list shows all")
+}
+
+/// A file type as find(1) names it.
+fn letter(file_type: FileType) -> &'static str {
+    match file_type {
+        FileType::Directory => "d",
+        FileType::Regular => "f",
+        FileType::Symlink => "l",
+        FileType::CharDevice => "c",
+        FileType::BlockDevice => "b",
+        FileType::Fifo => "p",
+        FileType::Socket => "s",
+    }
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::export::Format;
+pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
 
@@ -42,6 +43,8 @@ pub enum Report {
     List(ListReport),
     /// To `Why`.
     Why(WhyReport),
+    /// Of `foldfs diff`, which is no request: it only reads.
+    Diff(DiffReport),
     /// Of `foldfs export`, which is no request: it only reads.
     Export(ExportReport),
     /// To `Mount`.
@@ -53,7 +56,11 @@ pub enum Report {
 impl Report {
     /// Whether the command found something that somebody has to look at: exit code 3.
     pub fn has_findings(&self) -> bool {
-        matches!(self, Report::Check(check) if !check.findings.is_empty())
+        match self {
+            Report::Check(check) => !check.findings.is_empty(),
+            Report::Diff(diff) => !diff.equal,
+            _ => false,
+        }
     }
 }
 

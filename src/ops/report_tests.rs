@@ -34,6 +34,21 @@ fn mount() -> MountReport {
     }
 }
 
+fn side() -> DiffSide {
+    DiffSide {
+        file_type: text(),
+        size: 1,
+        digest: Some(text()),
+        target: Some(path()),
+        device: 1,
+        mode: 1,
+        uid: 1,
+        gid: 1,
+        mtime: 1,
+        mtime_nanoseconds: 1,
+    }
+}
+
 /// One of each, with nothing empty.
 fn samples() -> Vec<Report> {
     vec![
@@ -168,6 +183,22 @@ fn samples() -> Vec<Report> {
                 created: 1,
                 source: text(),
                 mounted: vec![path()],
+            }],
+        }),
+        Report::Diff(DiffReport {
+            old: path(),
+            new: path(),
+            equal: false,
+            counts: DiffCounts::default(),
+            counts_only: false,
+            differences: vec![DiffEntry {
+                path: path(),
+                kind: text(),
+                from: Some(path()),
+                aspects: vec![text()],
+                old: Some(side()),
+                new: Some(side()),
+                text: Some(text()),
             }],
         }),
         Report::Export(ExportReport {

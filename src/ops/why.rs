@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::context::Context;
+use super::letter;
 use super::report::WhyReport;
 use crate::error::{Error, Result};
 use crate::merge::lookup::{self, Item, OpenDirectory, Site};
@@ -52,18 +53,6 @@ fn resolve(view: &View, names: &[&[u8]]) -> Result<Option<Resolved>> {
 fn version(view: &View, resolved: &Resolved) -> Result<Option<Version>> {
     let private = resolved.parent.private.as_ref().map(AsFd::as_fd);
     version_of(view, private, &resolved.name, &resolved.item)
-}
-
-fn letter(file_type: FileType) -> &'static str {
-    match file_type {
-        FileType::Directory => "d",
-        FileType::Regular => "f",
-        FileType::Symlink => "l",
-        FileType::CharDevice => "c",
-        FileType::BlockDevice => "b",
-        FileType::Fifo => "p",
-        FileType::Socket => "s",
-    }
 }
 
 /// Which layer, which role, and why in a sentence.

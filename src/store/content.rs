@@ -58,6 +58,14 @@ fn read_through(
     }
 }
 
+/// Whether two open files have the same content.
+///
+/// # Errors
+/// Errors of reading.
+pub fn same_content(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    Ok(same_bytes(a, b, &|_| true)? == Some(true))
+}
+
 /// Whether two open files have the same content; `None` if `go_on` said no.
 pub(super) fn same_bytes(
     a: BorrowedFd<'_>,

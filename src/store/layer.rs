@@ -193,8 +193,16 @@ impl Layer {
 
 /// All names of a host directory but "." and "..", in no order. The descriptor may be an O_PATH one.
 pub fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
+    names_of(open_directory(
+        directory,
+        b".",
+        OFlags::RDONLY | OFlags::NOATIME,
+    )?)
+}
+
+/// All names of a directory that was opened to be listed, but "." and "..", in no order.
+pub fn names_of(listing: OwnedFd) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    let listing = open_directory(directory, b".", OFlags::RDONLY | OFlags::NOATIME)?;
     for entry in fs::Dir::new(listing)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();

@@ -1,0 +1,166 @@
+//! diff: in what two trees differ, by path: images, and directories of the host. It reads only, so any
+//! process does it, also beside a daemon; only placement waits for it.
+
+mod moves;
+mod present;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+pub use moves::{Move, Moves};
+
+use super::Context;
+use super::report::DiffReport;
+use crate::archive::{ComparedDirectory, ComparedView};
+use crate::error::{Error, Result};
+use crate::merge::compare::{Difference, Scope, Tree, compare};
+use crate::merge::view::View;
+use crate::path_bytes::PathBytes;
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::store::catalog::{Image, Reads};
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The old tree; an operand.
+    pub old: PathBuf,
+    /// The new one.
+    pub new: PathBuf,
+    /// Paths of both trees, from their roots; none: all.
+    pub paths: Vec<PathBytes>,
+    /// Only count.
+    pub stat: bool,
+    /// Lines of text files that differ.
+    pub text: bool,
+}
+
+impl Options {
+    /// Whether an operand may name an image, so that the store is needed.
+    pub fn needs_store(&self) -> bool {
+        [&self.old, &self.new]
+            .into_iter()
+            .any(|operand| !is_path(operand))
+    }
+}
+
+/// Whether an operand is a directory of the host whatever images there are.
+fn is_path(operand: &Path) -> bool {
+    operand.as_os_str().as_encoded_bytes().contains(&b'/')
+}
+
+/// One of the trees, before it is opened.
+enum Operand {
+    Image(Box<(Image, View)>),
+    Directory(PathBuf),
+}
+
+impl Operand {
+    /// With a slash in it, a directory; else an image or a family's base; else a directory, if there
+    /// is one of that name.
+    fn find(context: Option<&Context>, operand: &Path) -> Result<Self> {
+        let directory = || Self::Directory(operand.to_owned());
+        let Some(context) = context.filter(|_| !is_path(operand)) else {
+            return Ok(directory());
+        };
+        let name = operand.to_string_lossy();
+        match context.store.catalog().image_by_name(&name)? {
+            Some(image) => {
+                let view = context.images.view(&image)?;
+                Ok(Self::Image(Box::new((image, view))))
+            }
+            None if operand.is_dir() => Ok(directory()),
+            None => Err(super::unknown_name(&name)),
+        }
+    }
+
+    fn tree<'a>(&'a self, store: Option<&'a Store>) -> Result<Box<dyn Tree + 'a>> {
+        match (self, store) {
+            (Self::Image(image), Some(store)) => {
+                Ok(Box::new(ComparedView::new(&image.1, store.objects())?))
+            }
+            (Self::Image(image), None) => Err(super::unknown_name(&image.0.name)),
+            (Self::Directory(path), _) => Ok(Box::new(ComparedDirectory::open(path)?)),
+        }
+    }
+
+    fn is_image(&self) -> bool {
+        matches!(self, Self::Image(_))
+    }
+}
+
+/// In what two trees differ.
+pub struct Differences {
+    /// In the order of a walk; of a move, both the path it left and the one it came to are here.
+    pub all: Vec<Difference>,
+    /// Which of them belong together.
+    pub moves: Moves,
+}
+
+/// Compares two trees that stand in their roots. `same_store`: both are images of one store, where a
+/// number is one file for ever.
+///
+/// # Errors
+/// Those of reading the trees.
+pub fn differences(
+    old: &mut dyn Tree,
+    new: &mut dyn Tree,
+    scope: &Scope,
+    same_store: bool,
+) -> Result<Differences> {
+    let all = compare(old, new, scope)?;
+    let moves = Moves::find(&all, old, new, same_store)?;
+    Ok(Differences { all, moves })
+}
+
+/// Tells in what two trees differ. `context`: the store, if [`Options::needs_store`]. Where a guest
+/// is at work in one, parts may be of different moments: clone it first, and compare the clone.
+///
+/// # Errors
+/// No such image or directory; those of reading them.
+pub fn diff(
+    context: Option<&Context>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<DiffReport> {
+    let store = context.map(|context| &*context.store);
+    let _placement = store.map(Store::keep_placement).transpose()?;
+    let mut paths = Vec::new();
+    for path in &options.paths {
+        paths.push(super::path::names(path.as_bytes())?.join(&b'/'));
+    }
+    let (old, new) = (
+        Operand::find(context, &options.old)?,
+        Operand::find(context, &options.new)?,
+    );
+    progress.message("comparing");
+    let compared = read(&old, &new, store, &Scope::new(paths), options);
+    if let (Err(_), Some(context)) = (&compared, context) {
+        for operand in [&old, &new] {
+            if let Operand::Image(image) = operand
+                && context.store.catalog().image(image.0.id)?.is_none()
+            {
+                let object = format!("image {}", image.0.name);
+                return Err(Error::failed(object, "it was removed while it was read"));
+            }
+        }
+    }
+    compared
+}
+
+fn read(
+    old: &Operand,
+    new: &Operand,
+    store: Option<&Store>,
+    scope: &Scope,
+    options: &Options,
+) -> Result<DiffReport> {
+    let (mut old_tree, mut new_tree) = (old.tree(store)?, new.tree(store)?);
+    let same_store = old.is_image() && new.is_image();
+    let found = differences(&mut *old_tree, &mut *new_tree, scope, same_store)?;
+    let mut report = present::report(&found, options);
+    if options.text && !options.stat {
+        text::add(&mut report, &mut *old_tree, &mut *new_tree)?;
+    }
+    Ok(report)
+}
