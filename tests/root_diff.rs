@@ -486,7 +486,7 @@ impl Tree for Counting<'_, '_> {
     fn look_at(
         &mut self,
         inodes: &std::collections::HashSet<foldfs::store::number::Number>,
-    ) -> foldfs::error::Result<()> {
+    ) -> foldfs::error::Result<bool> {
         self.tree.look_at(inodes)
     }
 }

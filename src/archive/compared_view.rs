@@ -210,7 +210,7 @@ impl Tree for ComparedView<'_> {
         Ok(Some(Deviations { shared, names }))
     }
 
-    fn look_at(&mut self, inodes: &HashSet<Number>) -> Result<()> {
+    fn look_at(&mut self, inodes: &HashSet<Number>) -> Result<bool> {
         let inodes = inodes.iter().copied();
         self.shown_otherwise.add(&self.view.shared, inodes)
     }

@@ -13,7 +13,8 @@ use crate::store::shared::SharedLayer;
 pub struct SharedNames(HashMap<Number, BTreeSet<Box<[u8]>>>);
 
 impl SharedNames {
-    /// Adds all names of shared inodes; numbers that are none have no names.
+    /// Adds all names of shared inodes; numbers that are none have no names. Whether there was one that
+    /// was not known.
     ///
     /// # Errors
     /// Those of reading the catalog.
@@ -21,17 +22,19 @@ impl SharedNames {
         &mut self,
         shared: &SharedLayer,
         inodes: impl IntoIterator<Item = Number>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let mut is_new = false;
         let mut pending: Vec<Number> = inodes.into_iter().collect();
         while let Some(number) = pending.pop() {
             for (directory, name) in shared.catalog().names_of(number)? {
                 // The directories above are known if this name is.
                 if self.0.entry(directory).or_default().insert(name) {
                     pending.push(directory);
+                    is_new = true;
                 }
             }
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// The names in a shared directory, if there are any.

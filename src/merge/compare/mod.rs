@@ -58,10 +58,11 @@ pub trait Tree {
         Ok(None)
     }
 
-    /// Has all names of these shared inodes be deviations, and the directories over them.
-    fn look_at(&mut self, inodes: &HashSet<Number>) -> Result<()> {
+    /// Has all names of these shared inodes be deviations, and the directories over them. Whether
+    /// there was one that was none before.
+    fn look_at(&mut self, inodes: &HashSet<Number>) -> Result<bool> {
         debug_assert!(inodes.is_empty(), "a tree without a shared layer has none");
-        Ok(())
+        Ok(false)
     }
 }
 

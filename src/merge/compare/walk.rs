@@ -1,6 +1,6 @@
 //! The walk through two trees at the same time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::iter::Peekable;
 use std::os::fd::AsFd;
 use std::vec::IntoIter;
@@ -11,7 +11,6 @@ use super::{Difference, NamedSide, Names, Scope, Tree, Within, in_walk_order};
 use crate::error::{Context, Result};
 use crate::path_bytes::PathBytes;
 use crate::store::content::same_content;
-use crate::store::number::Number;
 
 /// All paths of `scope` at which two trees differ, in the order of a walk. Contents are compared by
 /// digest where both are known, else by size and bytes. Which names are one file is compared among
@@ -21,7 +20,6 @@ use crate::store::number::Number;
 /// Those of reading the trees.
 pub fn compare(old: &mut dyn Tree, new: &mut dyn Tree, scope: &Scope) -> Result<Vec<Difference>> {
     let mut compared = HashMap::new();
-    let mut known: HashSet<Number> = HashSet::new();
     loop {
         let mut pass = Pass {
             old: &mut *old,
@@ -33,14 +31,16 @@ pub fn compare(old: &mut dyn Tree, new: &mut dyn Tree, scope: &Scope) -> Result<
             left_out: false,
         };
         pass.run()?;
-        // Of a file with several names some may have been left out.
+        if !pass.left_out {
+            return Ok(finish(pass.differences, pass.links));
+        }
+        // Of a file with several names some may have been left out, unless one of the trees looked at
+        // all of them already.
         let shared = pass.links.shared();
-        if !pass.left_out || shared.is_subset(&known) {
+        if !pass.old.look_at(&shared)? || !pass.new.look_at(&shared)? {
             return Ok(finish(pass.differences, pass.links));
         }
         compared = pass.compared;
-        known.extend(shared);
-        old.look_at(&known)?;
     }
 }
 
