@@ -8,8 +8,12 @@
 
 mod common;
 
+#[path = "damaged_store/beside.rs"]
+mod beside;
 #[path = "damaged_store/catalog.rs"]
 mod catalog;
+#[path = "damaged_store/lying_cache.rs"]
+mod lying_cache;
 #[path = "damaged_store/read_only.rs"]
 mod read_only;
 #[path = "damaged_store/reads.rs"]

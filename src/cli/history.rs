@@ -70,6 +70,7 @@ fn line(entry: &LogEntry) -> String {
         (done.held_files, "held"),
         (done.shared_paths, "paths into the shared layer"),
         (done.unshared_paths, "out of it"),
+        (done.left_out.len() as u64, "left out, being damaged"),
     ];
     for (number, what) in left.into_iter().filter(|(number, _)| *number > 0) {
         out.push_str(&format!(", {} {what}", count(number)));

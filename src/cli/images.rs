@@ -116,7 +116,8 @@ impl Export {
         };
         let context = session.open(false)?;
         let progress = session.progress();
-        let report = ops::export::export(&context, &options, &*progress)?;
+        let report = ops::export::export(&context, &options, &*progress);
+        let report = report.map_err(|error| ops::damaged::named(&context, error))?;
         drop(progress);
         if options.format == Format::Tar && options.destination.as_os_str() == "-" {
             return Ok(Outcome::Done);

@@ -144,7 +144,12 @@ fn fold(report: &FoldReport, would: Would) -> String {
             count(family.unshared_paths),
         ]);
     }
-    table.render()
+    table.render() + &left_out(&report.left_out)
+}
+
+fn left_out(sentences: &[String]) -> String {
+    let line = |sentence: &String| format!("left out: {sentence}\n");
+    sentences.iter().map(line).collect()
 }
 
 fn collect(report: &CollectReport, would: Would) -> String {
@@ -256,7 +261,7 @@ fn status(report: &StatusReport) -> String {
             "damaged: object {digest}; run `foldfs check --content`\n"
         ));
     }
-    out
+    out + &left_out(&report.left_out)
 }
 
 fn passes(folding: &FoldingStatus) -> String {
@@ -342,6 +347,7 @@ fn why(report: &WhyReport) -> String {
     for (label, images) in [
         ("shared with", &report.shared_with),
         ("differs in ", &report.differs_in),
+        ("unreadable in", &report.unreadable_in),
     ] {
         if !images.is_empty() {
             lines.push(format!("  {label}  {}", images.join(", ")));
@@ -435,6 +441,7 @@ mod tests {
                 ..FoldingStatus::default()
             }),
             damaged: Vec::new(),
+            left_out: vec!["image \"web\": images/2: gone".into()],
         });
         assert_eq!(
             render(&report, false),
@@ -445,7 +452,8 @@ mod tests {
              passes so far 1,200: 1 file folded, 1.0 MiB; the next one after 1970-01-01 00:01 UTC\n\
              last pass with something new, 1970-01-01 00:00 UTC: 2,000 files looked at, 1 folded, \
              2 in use, 3 altered a moment ago, 0 held, 15 ms\n\
-             last pass failed: objects: no space\n"
+             last pass failed: objects: no space\n\
+             left out: image \"web\": images/2: gone\n"
         );
     }
 

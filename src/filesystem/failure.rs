@@ -15,6 +15,9 @@ pub enum Failure {
     Store(Error),
 }
 
+/// Some entry of a private layer.
+const PRIVATE_LAYER: &str = "private layer";
+
 /// What every operation of a live image gives.
 pub type Outcome<T> = std::result::Result<T, Failure>;
 
@@ -41,6 +44,11 @@ impl Failure {
                 errno: Some(errno.raw_os_error()),
                 ..Error::failed(object, std::io::Error::from(errno))
             },
+            // Who found it knew no more of where it was.
+            Failure::Store(error) if error.object == PRIVATE_LAYER => Error {
+                object: object.to_string(),
+                ..error
+            },
             Failure::Store(error) => error,
         }
     }
@@ -59,7 +67,7 @@ impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
         // EBADMSG: an entry of the private layer that foldfs did not make.
         if errno == Errno::BADMSG {
-            let error = Error::failed("private layer", "an entry without a valid mark");
+            let error = Error::failed(PRIVATE_LAYER, "an entry without a valid mark");
             return Failure::Store(error.remedy("run `foldfs check`"));
         }
         Failure::Refused(errno)

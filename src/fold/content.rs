@@ -3,8 +3,9 @@
 //! Sizes first, then digests. Where a [`Ledger`] knows what an earlier plan has seen, only what was
 //! altered since is looked at, and what may equal it. Nothing is altered.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, Choice};
@@ -13,12 +14,12 @@ use super::hashing::{self, Digests};
 use super::holds;
 use super::known_objects::KnownObjects;
 use super::residents::Residents;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filesystem::altered::Altered;
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::catalog::Image;
+use crate::store::catalog::{Image, Reads};
 use crate::store::digest::Digest;
 use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
@@ -56,6 +57,10 @@ pub struct Ledger {
     pub residents: Residents,
 }
 
+/// Images that are left out, because they are damaged, while the others are folded: the first reason
+/// of each.
+pub type LeftOut = BTreeMap<ImageId, Error>;
+
 /// A file: a position in [`Plan::images`], and one in its candidates.
 pub type FileId = (u32, u32);
 
@@ -78,6 +83,8 @@ pub struct Plan {
     pub images: Vec<Examined>,
     /// Files of equal content, sorted by digest.
     pub groups: Vec<Group>,
+    /// Images that cannot be looked at, and why.
+    pub left_out: LeftOut,
     /// Files that are equal to nothing.
     pub(super) unlike: Vec<Known>,
     /// Files that were in use.
@@ -98,7 +105,8 @@ pub struct Counts {
 }
 
 /// Finds equal files, of those altered before a moment if one is given. Remembers digests in the
-/// hash cache, alters nothing else. One that was told to end leaves files out.
+/// hash cache, alters nothing else. One that was told to end leaves files out. An image that cannot be
+/// looked at is left out.
 ///
 /// # Errors
 /// Those of the host and the catalog.
@@ -116,6 +124,7 @@ pub fn plan(
         altered_before,
         effort,
         progress,
+        left_out: Mutex::default(),
     };
     effort.pool()?.install(|| planning.plan(subjects, ledger))
 }
@@ -139,6 +148,7 @@ struct Planning<'a> {
     altered_before: Option<Time>,
     effort: &'a Effort<'a>,
     progress: &'a dyn Progress,
+    left_out: Mutex<LeftOut>,
 }
 
 impl Planning<'_> {
@@ -173,6 +183,7 @@ impl Planning<'_> {
         Ok(Plan {
             images,
             groups: grouped.groups,
+            left_out: std::mem::take(&mut *self.left_out.lock()),
             unlike: grouped.unlike,
             busy: digests.busy,
         })
@@ -182,8 +193,22 @@ impl Planning<'_> {
         let subjects = subjects.into_par_iter();
         subjects
             .filter(|subject| !subject.altered.is_empty())
-            .map(|subject| self.examine_one(subject))
+            .filter_map(|subject| {
+                let id = subject.image.id;
+                match self.examine_one(subject) {
+                    Ok(examined) => Some(Ok(examined)),
+                    Err(error) => self.leave_out(id, error).err().map(Err),
+                }
+            })
             .collect()
+    }
+
+    fn leave_out(&self, image: ImageId, error: Error) -> Result<()> {
+        // One that was removed meanwhile is not damaged.
+        if self.images.store().catalog().image(image)?.is_some() {
+            self.left_out.lock().entry(image).or_insert(error);
+        }
+        Ok(())
     }
 
     fn examine_one(&self, subject: Subject) -> Result<Examined> {

@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
+use rustix::io::Errno;
 
 use super::candidates::{Candidate, Candidates, Choice};
-use super::content::{Counts, FileId, Group, Plan};
+use super::content::{Counts, FileId, Group, LeftOut, Plan};
 use super::effort::Effort;
 use super::holds;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filesystem::Filesystem;
-use crate::filesystem::failure::Failure;
+use crate::filesystem::failure::{Failure, Outcome};
 use crate::filesystem::fold_file::{FoldFile, Folded, Held};
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
@@ -52,6 +53,7 @@ struct Folding<'a> {
     becoming: Mutex<Vec<(u32, Digest)>>,
     /// Files that were in use.
     left: Mutex<Vec<FileId>>,
+    left_out: Mutex<LeftOut>,
 }
 
 /// What came of a plan.
@@ -61,9 +63,11 @@ pub struct Applied {
     pub counts: Vec<Counts>,
     /// Files that were in use.
     pub left: Vec<FileId>,
+    /// Images that are damaged, of which some or all files were left alone.
+    pub left_out: LeftOut,
 }
 
-/// Carries a plan out. What has come into use since, or was altered, stays as it is.
+/// Carries a plan out. What has come into use since, was altered, or is damaged stays as it is.
 ///
 /// # Errors
 /// Those of the host, ENOSPC for one. What is folded by then stays so; every view is as it was.
@@ -72,22 +76,28 @@ pub fn apply(
     plan: &Plan,
     effort: &Effort<'_>,
     progress: &dyn Progress,
-) -> Result<Vec<Counts>> {
-    let mut counts = vec![Counts::default(); plan.images.len()];
+) -> Result<Applied> {
+    let mut applied = Applied {
+        counts: vec![Counts::default(); plan.images.len()],
+        ..Applied::default()
+    };
     if plan.groups.is_empty() {
         for image in &plan.images {
-            finish_left(images.store(), image.subject.image.id)?;
+            let id = image.subject.image.id;
+            if let Err(error) = finish_left(images.store(), id) {
+                applied.left_out.insert(id, error);
+            }
         }
     } else {
         progress.message("folding equal files");
         progress.total(plan.counts().iter().map(|counts| counts.bytes).sum());
         let synced = sync(images.store())?;
-        counts = apply_some(images, plan, &plan.groups, synced, effort, progress)?.counts;
+        applied = apply_some(images, plan, &plan.groups, synced, effort, progress)?;
     }
-    for (counts, image) in counts.iter_mut().zip(&plan.images) {
+    for (counts, image) in applied.counts.iter_mut().zip(&plan.images) {
         counts.busy += image.busy;
     }
-    Ok(counts)
+    Ok(applied)
 }
 
 /// Makes durable what there is, so that a file that was not altered since need not be synced by itself;
@@ -117,6 +127,7 @@ pub fn apply_some(
     let mut applied = Applied {
         counts: vec![Counts::default(); plan.images.len()],
         left: Vec::new(),
+        left_out: LeftOut::new(),
     };
     if groups.is_empty() {
         return Ok(applied);
@@ -127,11 +138,24 @@ pub fn apply_some(
     for position in concerned {
         let image = &plan.images[position as usize];
         let (subject, candidates) = (&image.subject, &image.candidates);
-        let target = Target::new(images, &subject.image, subject.mounted, candidates)?;
-        targets.insert(position, target);
+        match Target::new(images, &subject.image, subject.mounted, candidates) {
+            Ok(target) => {
+                targets.insert(position, target);
+            }
+            Err(error) => {
+                applied.left_out.insert(subject.image.id, error);
+            }
+        }
     }
-    let folding = Folding::begin(images.store(), targets, synced, progress)?;
-    let groups = groups.iter();
+    let of_targets: Vec<Group>;
+    let groups = match applied.left_out.is_empty() {
+        true => groups.iter(),
+        false => {
+            of_targets = without_others(groups, &targets);
+            of_targets.iter()
+        }
+    };
+    let folding = Folding::begin(images.store(), targets, synced, progress);
     let unshared: Vec<_> = groups.clone().filter(|group| !group.is_object).collect();
     let mut equal: Vec<(FileId, Digest)> = groups
         .filter(|group| group.is_object)
@@ -164,7 +188,22 @@ pub fn apply_some(
         applied.counts[image as usize] = target.counts.into_inner();
     }
     applied.left = folding.left.into_inner();
+    applied.left_out.extend(folding.left_out.into_inner());
     outcome.map(|()| applied)
+}
+
+/// What is left of groups when only some images are there.
+fn without_others(groups: &[Group], targets: &BTreeMap<u32, Target<'_>>) -> Vec<Group> {
+    let groups = groups.iter().map(|group| Group {
+        files: (group.files.iter().copied())
+            .filter(|(image, _)| targets.contains_key(image))
+            .collect(),
+        ..*group
+    });
+    let least = |group: &Group| if group.is_object { 1 } else { 2 };
+    groups
+        .filter(|group| group.files.len() >= least(group))
+        .collect()
 }
 
 /// Makes objects of all private files of an image that are not in use, equal to others or not; how
@@ -197,7 +236,7 @@ pub fn make_objects(
     progress.total(candidates.files.iter().map(|file| file.key.size).sum());
     let targets = BTreeMap::from([(0, target)]);
     let synced = sync(images.store())?;
-    let folding = Folding::begin(images.store(), targets, synced, progress)?;
+    let folding = Folding::begin(images.store(), targets, synced, progress);
     let new = Mutex::new((0, 0));
     effort.pool()?.install(|| {
         while !files.is_empty() {
@@ -226,7 +265,10 @@ pub fn make_objects(
         }
         Ok(())
     })?;
-    Ok(new.into_inner())
+    match folding.left_out.into_inner().pop_first() {
+        Some((_, error)) => Err(error),
+        None => Ok(new.into_inner()),
+    }
 }
 
 /// What an earlier attempt left in an image's `work/`.
@@ -242,8 +284,10 @@ impl<'a> Target<'a> {
         mounted: bool,
         candidates: &'a Candidates,
     ) -> Result<Self> {
+        let filesystem = images.filesystem(image.id)?;
+        finish_left(images.store(), image.id)?;
         Ok(Self {
-            filesystem: images.filesystem(image.id)?,
+            filesystem,
             candidates,
             unmounted: !mounted,
             held: holds::of(images, image.id)?,
@@ -268,18 +312,16 @@ impl<'a> Folding<'a> {
         images: BTreeMap<u32, Target<'a>>,
         synced: Time,
         progress: &'a dyn Progress,
-    ) -> Result<Self> {
-        for target in images.values() {
-            finish_left(store, target.filesystem.view.layer.image())?;
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             store,
             images,
             synced,
             progress,
             becoming: Mutex::default(),
             left: Mutex::default(),
-        })
+            left_out: Mutex::default(),
+        }
     }
 
     /// Runs `fold`, after which the files that became objects get their names, even if it failed.
@@ -329,7 +371,10 @@ impl<'a> Folding<'a> {
             };
             let target = &self.images[&image];
             let candidate = &target.candidates.files[file as usize];
-            let parent = self.directory(target, candidate)?;
+            let parent = match self.directory(target, candidate) {
+                Ok(parent) => parent,
+                Err(failure) => return self.leave_out(target, candidate, failure),
+            };
             files
                 .par_iter()
                 .try_for_each(|&(id, what)| take(id, what, parent.as_ref()))
@@ -340,12 +385,29 @@ impl<'a> Folding<'a> {
         &self,
         target: &'b Target<'_>,
         candidate: &Candidate,
-    ) -> Result<Option<Held<'b>>> {
+    ) -> Outcome<Option<Held<'b>>> {
         let Some(path) = target.candidates.path(candidate.directory) else {
             return Ok(None);
         };
-        let found = target.filesystem.directory_at(&path);
-        found.map_err(|failure| failure.about(target.about(candidate)))
+        target.filesystem.directory_at(&path)
+    }
+
+    /// Goes on without a file, or the files of a directory, if the store is damaged there; else the
+    /// error.
+    fn leave_out(
+        &self,
+        target: &Target<'_>,
+        candidate: &Candidate,
+        failure: Failure,
+    ) -> Result<()> {
+        let is_damage = matches!(failure, Failure::Store(_)) && failure.errno() == Errno::IO;
+        let error: Error = failure.about(target.about(candidate));
+        if !is_damage {
+            return Err(error);
+        }
+        let image = target.filesystem.view.layer.image();
+        self.left_out.lock().entry(image).or_insert(error);
+        Ok(())
     }
 
     fn fold(
@@ -356,7 +418,13 @@ impl<'a> Folding<'a> {
     ) -> Result<Folded> {
         let target = &self.images[&image];
         let candidate = &target.candidates.files[file as usize];
-        let folded = self.fold_candidate(target, candidate, digest, parent)?;
+        let folded = match self.fold_candidate(target, candidate, digest, parent) {
+            Ok(folded) => folded,
+            Err(failure) => {
+                self.leave_out(target, candidate, failure)?;
+                Folded::Other
+            }
+        };
         let mut counts = target.counts.lock();
         match folded {
             Folded::Stub { bytes, freed } => {
@@ -385,9 +453,8 @@ impl<'a> Folding<'a> {
         candidate: &Candidate,
         digest: Option<Digest>,
         parent: Option<&Held<'_>>,
-    ) -> Result<Folded> {
+    ) -> Outcome<Folded> {
         let filesystem = &target.filesystem;
-        let about = |failure: Failure| failure.about(target.about(candidate));
         let own;
         let parent = match parent {
             Some(parent) => Some(parent),
@@ -401,7 +468,7 @@ impl<'a> Folding<'a> {
             (Some(parent), None) => filesystem.private_file(parent, &candidate.name),
             (None, None) => Ok(None),
         };
-        let Some(node) = node.map_err(about)? else {
+        let Some(node) = node? else {
             return Ok(Folded::Other);
         };
         if target.held.contains(&node.number) {
@@ -413,6 +480,6 @@ impl<'a> Folding<'a> {
             synced: Some(self.synced),
             progress: &|bytes| self.progress.advance(bytes),
         };
-        filesystem.fold_file(&node, &fold).map_err(about)
+        filesystem.fold_file(&node, &fold)
     }
 }

@@ -1,14 +1,13 @@
 //! fold: what is equal is kept once. Content first, then placement; no view looks different for it.
 
 use super::context::Context;
-use super::place;
 use super::report::{FamilyFold, FoldReport};
+use super::{damaged, place};
 use crate::error::{Error, Result};
 use crate::filesystem::altered::Altered;
-use crate::fold::content::{self, Counts, Ledger, Subject};
+use crate::fold::content::{self, Counts, Ledger, LeftOut, Subject};
 use crate::fold::effort::Effort;
 use crate::fold::folding;
-use crate::merge::placement;
 use crate::progress::Progress;
 use crate::store::catalog::{Family, Reads};
 
@@ -71,16 +70,21 @@ impl Plan {
     /// # Errors
     /// Those of reading the private layers and the catalog.
     pub fn report(&self, context: &Context, progress: &dyn Progress) -> Result<FoldReport> {
-        self.report_with(&self.content.counts(), |family| {
-            place::run(context, family.id, true, progress)
-        })
+        let counts = self.content.counts();
+        self.place(context, &counts, LeftOut::new(), true, progress)
     }
 
-    fn report_with(
+    /// Ends with the families' placement.
+    fn place(
         &self,
+        context: &Context,
         counts: &[Counts],
-        mut place: impl FnMut(&Family) -> Result<placement::Counts>,
+        mut left_out: LeftOut,
+        dry_run: bool,
+        progress: &dyn Progress,
     ) -> Result<FoldReport> {
+        left_out.extend(self.content.left_out.clone());
+        let mut left_out = damaged::sentences(context, &left_out);
         let mut families = Vec::new();
         for family in &self.families {
             let mut fold = FamilyFold {
@@ -99,27 +103,26 @@ impl Plan {
                 fold.freed_bytes += counts.freed;
                 fold.busy_files += counts.busy;
             }
-            let placed = place(family)?;
+            let placed = place::run_if_sound(context, family, dry_run, &mut left_out, progress)?;
             fold.shared_paths = placed.shared;
             fold.unshared_paths = placed.replaced + placed.withdrawn;
             families.push(fold);
         }
-        Ok(FoldReport { families })
+        Ok(FoldReport { families, left_out })
     }
 }
 
-/// Folds. Files that have come into use since are left alone and counted.
+/// Folds. Files that have come into use since are left alone and counted; what is damaged is left out,
+/// and named.
 ///
 /// # Errors
 /// The host's and the catalog's; what is done by then stays done, and no view has changed.
 pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<FoldReport> {
-    let counts = folding::apply(
+    let applied = folding::apply(
         &context.images,
         &plan.content,
         &Effort::full(context.threads),
         progress,
     )?;
-    plan.report_with(&counts, |family| {
-        place::run(context, family.id, false, progress)
-    })
+    plan.place(context, &applied.counts, applied.left_out, false, progress)
 }

@@ -48,6 +48,9 @@ impl Begun {
     /// Notes how a fold that somebody asked for ended.
     pub fn fold(&self, context: &Context, family: Option<&str>, outcome: &Result<FoldReport>) {
         let mut done = self.ended();
+        done.left_out = (outcome.iter())
+            .flat_map(|report| report.left_out.clone())
+            .collect();
         for family in outcome.iter().flat_map(|report| &report.families) {
             done.examined += family.examined;
             done.folded_files += family.folded_files;
@@ -93,6 +96,9 @@ fn say(entry: &LogEntry) {
     if let Some(error) = &entry.error {
         log::warn!(family, error = error.as_str(), milliseconds = done.milliseconds; "{by} failed");
         return;
+    }
+    for sentence in &done.left_out {
+        log::warn!(family; "{by} left out: {sentence}");
     }
     let level = match done.folded_files + done.shared_paths + done.unshared_paths {
         0 => log::Level::Debug,

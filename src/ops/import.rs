@@ -214,6 +214,7 @@ pub fn apply(
             back_up(store);
             if let Err(error) = super::place::run(context, family.id, false, progress) {
                 let name = &plan.options.name;
+                let error = super::damaged::named(context, error);
                 log::warn!("image {name} is there, but placement: {error}");
             }
             Ok(image)

@@ -6,6 +6,7 @@ pub mod collect;
 #[cfg(test)]
 mod collect_tests;
 mod context;
+pub mod damaged;
 pub mod diff;
 pub mod export;
 pub mod fold;

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::Context;
 use super::history::Begun;
-use super::place;
 use super::report::{FoldingStatus, PassReport};
+use super::{damaged, place};
 use crate::error::Result;
 use crate::filesystem::altered::Altered;
 use crate::fold::content::{self, Counts, Group, Ledger, Subject};
@@ -66,6 +66,18 @@ impl Passes {
         let state = self.state.lock();
         state.status.interval_seconds?;
         Some(state.status.clone())
+    }
+
+    /// Whether a pass only left out what an earlier one did.
+    fn says_nothing_new(&self, report: &PassReport) -> bool {
+        let only = PassReport {
+            whole_images: report.whole_images,
+            left_out: report.left_out.clone(),
+            ..PassReport::default()
+        };
+        let state = self.state.lock();
+        let last = state.status.last.as_ref();
+        *report == only && last.is_some_and(|last| last.left_out == report.left_out)
     }
 
     /// How many passes found nothing altered.
@@ -155,7 +167,7 @@ fn try_pass(
     }
     outcome?;
     let mut report = pass.report;
-    if report == PassReport::default() {
+    if report == PassReport::default() || context.passes.says_nothing_new(&report) {
         return Ok(None);
     }
     report.started = now.seconds;
@@ -190,6 +202,7 @@ impl Pass<'_> {
             &self.effort,
             &Silent,
         )?;
+        let mut left_out = plan.left_out.clone();
         for image in &plan.images {
             self.report.examined += image.candidates.files.len() as u64;
             self.report.recent_files += image.candidates.recent.len() as u64;
@@ -213,11 +226,16 @@ impl Pass<'_> {
             let effort = &self.effort;
             let applied = folding::apply_some(images, &plan, step, synced, effort, &Silent)?;
             left.extend(applied.left);
+            left_out.extend(applied.left_out);
             for counts in &applied.counts {
                 add(&mut self.report, counts);
             }
         }
         settle(images, ledger, &plan, &left)?;
+        // Until it is mended.
+        let ids: Vec<ImageId> = left_out.keys().copied().collect();
+        look_at_all(self.context, &ids);
+        self.report.left_out = damaged::sentences(self.context, &left_out);
         place_if_enough(self.context, &self.effort, &mut self.report)?;
         self.report.interrupted = self.effort.is_over();
         Ok(())
@@ -276,7 +294,7 @@ fn place_if_enough(context: &Context, effort: &Effort<'_>, report: &mut PassRepo
     }
     for family in context.store.catalog().families()? {
         let _alone = context.alone();
-        let placed = place::run(context, family.id, false, &Silent)?;
+        let placed = place::run_if_sound(context, &family, false, &mut report.left_out, &Silent)?;
         report.shared_paths += placed.shared;
         report.unshared_paths += placed.replaced + placed.withdrawn;
     }

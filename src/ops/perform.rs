@@ -16,6 +16,10 @@ use crate::store::Access;
 /// # Errors
 /// The operation's. Mounting and unmounting are the daemon's, not operations: they are refused.
 pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Report> {
+    operate(context, call, progress).map_err(|error| super::damaged::named(context, error))
+}
+
+fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Report> {
     let dry_run = call.dry_run;
     let _alone = (call.request.alters() && !dry_run).then(|| context.alone());
     match &call.request {

@@ -1,9 +1,11 @@
 //! Placement of one family: what import, remove and fold end with.
 
-use super::Context;
-use crate::error::Result;
+use super::{Context, damaged};
+use crate::error::{ErrorKind, Result};
+use crate::fold::placement::Work;
 use crate::merge::placement::Counts;
 use crate::progress::Progress;
+use crate::store::catalog::Family;
 use crate::store::number::FamilyId;
 
 /// Plans the placement of a family and, unless it is a dry run, carries it out: cover, commit,
@@ -20,7 +22,39 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Counts> {
     progress.message("comparing the images of the family");
-    let Some(work) = context.placements.plan(&context.images, family)? else {
+    let planned = context.placements.plan(&context.images, family)?;
+    carry_out(context, planned, dry_run)
+}
+
+/// As [`run`]; but where an image of the family is damaged, so that nothing can be planned, this is
+/// added to `left_out`, and nothing is done.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_if_sound(
+    context: &Context,
+    family: &Family,
+    dry_run: bool,
+    left_out: &mut Vec<String>,
+    progress: &dyn Progress,
+) -> Result<Counts> {
+    progress.message("comparing the images of the family");
+    let planned = match context.placements.plan(&context.images, family.id) {
+        Err(error) if error.kind == ErrorKind::Failed => {
+            left_out.push(format!(
+                "family {:?}: nothing moves into or out of its shared layer: {}",
+                family.name,
+                damaged::named(context, error)
+            ));
+            return Ok(Counts::default());
+        }
+        planned => planned?,
+    };
+    carry_out(context, planned, dry_run)
+}
+
+fn carry_out(context: &Context, planned: Option<Work>, dry_run: bool) -> Result<Counts> {
+    let Some(work) = planned else {
         return Ok(Counts::default());
     };
     if dry_run {

@@ -59,8 +59,15 @@ pub fn plan(context: &Context, name: &str) -> Result<Plan> {
     let withdrawn = match whole_family {
         true => 0,
         false => {
-            let work = placement::plan_without(&context.images, family.id, Some(image.id))?;
-            work.placement.counts().withdrawn
+            match placement::plan_without(&context.images, family.id, Some(image.id)) {
+                Ok(work) => work.placement.counts().withdrawn,
+                // Another image is damaged: what only this one uses stays in the shared layer.
+                Err(error) => {
+                    let error = super::damaged::named(context, error);
+                    log::warn!("family {}: placement is left out: {error}", family.name);
+                    0
+                }
+            }
         }
     };
     Ok(Plan {
@@ -95,6 +102,7 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
         match super::place::run(context, plan.family.id, false, progress) {
             Ok(counts) => report.withdrawn = counts.withdrawn,
             Err(error) => {
+                let error = super::damaged::named(context, error);
                 log::warn!("image {} is gone, but placement: {error}", plan.image.name);
             }
         }

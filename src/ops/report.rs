@@ -59,6 +59,8 @@ impl Report {
         match self {
             Report::Check(check) => !check.findings.is_empty(),
             Report::Diff(diff) => !diff.equal,
+            Report::Fold(fold) => !fold.left_out.is_empty(),
+            Report::Status(status) => !status.left_out.is_empty(),
             _ => false,
         }
     }
@@ -141,6 +143,9 @@ pub struct RemoveReport {
 pub struct FoldReport {
     /// For each family that was folded.
     pub families: Vec<FamilyFold>,
+    /// What was left out because it is damaged, a sentence each.
+    #[serde(default)]
+    pub left_out: Vec<String>,
 }
 
 /// What a fold did in one family.
@@ -233,6 +238,9 @@ pub struct PassReport {
     pub unshared_paths: u64,
     /// It ended early, because the daemon did.
     pub interrupted: bool,
+    /// What was left out because it is damaged, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// What folds and passes did.
@@ -368,6 +376,9 @@ pub struct StatusReport {
     /// Objects that the daemon has found damaged since it began: SHA-256, hexadecimal. They give EIO.
     #[serde(default)]
     pub damaged: Vec<String>,
+    /// Images that cannot be counted because they are damaged, a sentence each.
+    #[serde(default)]
+    pub left_out: Vec<String>,
 }
 
 /// What one image shows and what it costs.
@@ -463,6 +474,9 @@ pub struct WhyReport {
     pub shared_with: Vec<String>,
     /// Images of the family that show another version, or none.
     pub differs_in: Vec<String>,
+    /// Images of the family that are damaged there.
+    #[serde(default)]
+    pub unreadable_in: Vec<String>,
 }
 
 /// An image was written out.

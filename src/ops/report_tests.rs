@@ -117,6 +117,7 @@ fn samples() -> Vec<Report> {
             held: Some(path()),
             shared_with: vec![text()],
             differs_in: vec![text()],
+            unreadable_in: vec![text()],
         }),
         Report::Rename(RenameReport {
             from: text(),
@@ -125,6 +126,7 @@ fn samples() -> Vec<Report> {
         }),
         Report::Fold(FoldReport {
             families: vec![FamilyFold::default()],
+            left_out: vec![text()],
         }),
         Report::Collect(CollectReport {
             examined: 1,
@@ -165,6 +167,7 @@ fn samples() -> Vec<Report> {
                 ..FoldingStatus::default()
             }),
             damaged: vec![text()],
+            left_out: vec![text()],
         }),
         Report::List(ListReport {
             families: vec![ListedFamily {

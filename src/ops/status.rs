@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::context::Context;
 use super::report::{ImageStatus, StatusReport};
 use crate::error::Result;
+use crate::fold::content::LeftOut;
 use crate::merge::lookup::Item;
 use crate::merge::walk;
 use crate::progress::Progress;
@@ -18,17 +19,25 @@ use crate::store::number::Number;
 /// the whole store occupies.
 ///
 /// # Errors
-/// Nothing has that name; the catalog's and the file system's.
+/// Nothing has that name; the catalog's and the file system's. An image that is damaged is left out.
 pub fn status(
     context: &Context,
     name: Option<&str>,
     progress: &dyn Progress,
 ) -> Result<StatusReport> {
     let mut contents = Contents::default();
-    let mut images = Vec::new();
+    let (mut images, mut left_out) = (Vec::new(), LeftOut::new());
     for (image, family) in selected(context, name)? {
         progress.message(&format!("counting {}", image.name));
-        let count = counted(context, &image)?;
+        let counted = counted(context, &image)
+            .and_then(|count| Ok((count, context.store.image_allocated(image.id)?)));
+        let (count, stored_bytes) = match counted {
+            Ok(counted) => counted,
+            Err(error) => {
+                left_out.insert(image.id, error);
+                continue;
+            }
+        };
         contents.add(&count);
         images.push(ImageStatus {
             family,
@@ -37,7 +46,7 @@ pub fn status(
             logical_bytes: count.shared_bytes + count.private_bytes,
             shared_bytes: count.shared_bytes,
             private_bytes: count.private_bytes,
-            stored_bytes: context.store.image_allocated(image.id)?,
+            stored_bytes,
             image: image.name,
         });
     }
@@ -54,6 +63,7 @@ pub fn status(
         objects: None,
         folding: context.passes.status(),
         damaged: damaged(context),
+        left_out: super::damaged::sentences(context, &left_out),
     };
     if name.is_none() {
         progress.message("counting the store");

@@ -150,20 +150,24 @@ pub fn why(context: &Context, image: &str, path: &PathBytes) -> Result<WhyReport
     })?;
     let own = version(&view, &resolved)?;
     let (mut shared_with, mut differs_in) = (Vec::new(), Vec::new());
+    let mut unreadable_in = Vec::new();
     for other in catalog
         .images_of(image.family)?
         .iter()
         .filter(|other| other.id != image.id)
     {
-        let view = context.images.view(other)?;
-        let same = match resolve(&view, &names)? {
-            Some(there) => own.is_some() && version(&view, &there)? == own,
-            None => false,
+        let there = || -> Result<Option<Version>> {
+            let view = context.images.view(other)?;
+            let there = resolve(&view, &names)?;
+            there.map_or(Ok(None), |there| version(&view, &there))
         };
-        let list = if same {
-            &mut shared_with
-        } else {
-            &mut differs_in
+        let list = match there() {
+            Ok(there) if own.is_some() && there == own => &mut shared_with,
+            Ok(_) => &mut differs_in,
+            Err(error) => {
+                log::warn!("{}", super::damaged::named(context, error));
+                &mut unreadable_in
+            }
         };
         list.push(other.name.clone());
     }
@@ -190,6 +194,7 @@ pub fn why(context: &Context, image: &str, path: &PathBytes) -> Result<WhyReport
         held,
         shared_with,
         differs_in,
+        unreadable_in,
         path: PathBytes::from([&b"/"[..], &path].concat()),
         image: image.name,
     })

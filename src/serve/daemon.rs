@@ -25,6 +25,7 @@ use crate::ops::Context;
 use crate::ops::passes::Schedule;
 use crate::ops::report::{MetricsReport, MountReport, MountedImage, Report};
 use crate::ops::request::{Call, MountOptions, Request};
+use crate::ops::{self, damaged};
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::catalog::{Image, ImageRole, Reads};
@@ -456,8 +457,9 @@ impl Performer for Daemon {
             Request::Metrics => self
                 .metrics()
                 .map(|text| Report::Metrics(MetricsReport { text })),
-            _ => crate::ops::perform(&self.context, &call, progress),
+            _ => ops::perform(&self.context, &call, progress),
         };
+        let result = result.map_err(|error| damaged::named(&self.context, error));
         if let Request::Mount { .. } = call.request {
             self.was_asked.store(true, Ordering::Relaxed);
         }

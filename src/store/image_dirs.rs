@@ -13,6 +13,9 @@ use super::tree;
 use crate::error::{Context, Error, Result};
 use crate::sys::durable;
 
+/// What to do when nothing in the store can replace what is missing.
+const LOST: &str = "restore it from a backup of the store, or remove the image";
+
 /// The open directories of an image. They stay valid when `images/ID` gets its place.
 #[derive(Debug)]
 pub struct ImageDirs {
@@ -32,7 +35,13 @@ pub struct ImageDirs {
 
 impl ImageDirs {
     fn open(root: OwnedFd, about: &str) -> Result<Self> {
-        let part = |name| open_directory(root.as_fd(), name).about(format!("{about}/{name}"));
+        let part = |name| {
+            let opened = open_directory(root.as_fd(), name).about(format!("{about}/{name}"));
+            opened.map_err(|error| match name {
+                layout::PRIVATE => error.remedy(LOST),
+                _ => error.remedy("`foldfs check --repair` makes it again"),
+            })
+        };
         Ok(Self {
             private: part(layout::PRIVATE)?,
             index: part(layout::INDEX)?,
@@ -73,7 +82,8 @@ impl Store {
     /// When one of them does not exist; errors of the file system.
     pub fn image_dirs(&self, id: ImageId) -> Result<ImageDirs> {
         let name = layout::image_name(id);
-        let root = open_directory(self.images(), &name).about(about(id))?;
+        let root = open_directory(self.images(), &name).about(about(id));
+        let root = root.map_err(|error| error.remedy(LOST))?;
         ImageDirs::open(root, &about(id))
     }
 

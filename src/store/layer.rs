@@ -184,7 +184,7 @@ impl Layer {
             layout::parse_number(&name).ok_or_else(|| {
                 let object = format!("images/{}/{part}/{}", self.image, name.escape_ascii());
                 Error::failed(object, "a name that foldfs does not make")
-                    .remedy("move it elsewhere: nothing but foldfs may write there")
+                    .remedy("`foldfs check --repair` moves it to quarantine/")
             })
         };
         names.into_iter().map(number).collect()
