@@ -12,6 +12,8 @@ mod common;
 mod beside;
 #[path = "damaged_store/catalog.rs"]
 mod catalog;
+#[path = "damaged_store/fifo.rs"]
+mod fifo;
 #[path = "damaged_store/lying_cache.rs"]
 mod lying_cache;
 #[path = "damaged_store/read_only.rs"]

@@ -327,6 +327,10 @@ fn renew(path: &Path) -> Option<Connection> {
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
+    // To open a fifo takes for ever.
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(rusqlite::Error::InvalidPath(path.to_owned()));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;

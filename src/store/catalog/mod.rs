@@ -93,9 +93,18 @@ impl Catalog {
     /// of an older one and it is not opened for writing; with
     /// [`CatalogMode::ReadOnlyMedium`] when it was not closed cleanly.
     pub fn open(path: &Path, mode: CatalogMode) -> Result<Self> {
-        if !path.try_exists().about(path.display())? {
-            return Err(Error::failed(path.display(), "it does not exist")
-                .remedy("`foldfs check --repair` restores it from catalog.bak"));
+        let unusable = |cause: &str| {
+            Error::failed(path.display(), cause)
+                .remedy("`foldfs check --repair` restores it from catalog.bak")
+        };
+        match path.metadata() {
+            Ok(found) if found.is_file() => {}
+            // To open a fifo takes for ever.
+            Ok(_) => return Err(unusable("it is no regular file")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(unusable("it does not exist"));
+            }
+            Err(error) => return Err(error).about(path.display()),
         }
         if mode == CatalogMode::ReadOnlyMedium {
             check_closed_cleanly(path)?;
