@@ -214,7 +214,7 @@ impl Run<'_> {
         }
         let state = self.normal(state);
         let allowed = &self.reference[done..=done + usize::from(ended.is_err())];
-        let found = place_of(&state, allowed, self.scenario.shows, Time::default());
+        let found = place_of(&state, allowed, self.scenario.shows, Time::default(), false);
         done + found.unwrap_or_else(|wrong| panic!("{what}: {wrong}"))
     }
 

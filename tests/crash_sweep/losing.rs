@@ -314,7 +314,13 @@ impl Run<'_> {
         durable::set_hook(None);
         let allowed = self.allowed(moment);
         let allowed = &self.states[allowed];
-        let found = place_of(&state, allowed, self.scenario.shows, self.start);
+        let found = place_of(
+            &state,
+            allowed,
+            self.scenario.shows,
+            self.start,
+            self.loss != Loss::Killed,
+        );
         found.unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
         assert_eq!(world.findings(), [""; 0], "{what}");
         drop(world);
