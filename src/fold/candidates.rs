@@ -25,19 +25,24 @@ use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
 use crate::sys::xattr;
 
-/// A private regular file of one image.
+/// A private regular file of one image. There may be millions: 64 bytes each, and the name.
 #[derive(Debug)]
 pub struct Candidate {
+    inode: u64,
+    /// Bytes of content.
+    pub size: u64,
+    mtime_seconds: i64,
+    ctime_seconds: i64,
+    mtime_nanoseconds: u32,
+    ctime_nanoseconds: u32,
+    /// Its number, 0 as long as nobody has read its mark.
+    number: u64,
     /// Its directory: a position in [`Candidates`], or [`INDEX`].
     pub directory: u32,
-    /// Its name there.
-    pub name: Box<[u8]>,
-    /// What it is on the host, and how old.
-    pub key: FileKey,
-    /// Bytes that it occupies.
-    pub allocated: u64,
-    /// Its number, as far as its mark was read.
-    pub number: Option<Number>,
+    /// Where its name begins.
+    name: u32,
+    /// In units of 512 bytes.
+    blocks: u32,
 }
 
 /// The directory of a [`Candidate`] in `index/`.
@@ -54,6 +59,10 @@ struct Directory {
 #[derive(Debug)]
 pub struct Candidates {
     directories: Vec<Directory>,
+    /// All names of files, each with a NUL at its end.
+    names: Vec<u8>,
+    /// The device that they are on.
+    device: u64,
     /// The files, those of one directory one after the other.
     pub files: Vec<Candidate>,
     /// How many names there are in the private directories that were listed.
@@ -177,8 +186,85 @@ impl Candidates {
     pub fn describe(&self, candidate: &Candidate) -> Vec<u8> {
         let path = self.path(candidate.directory);
         let mut names = path.unwrap_or_else(|| vec![layout::INDEX.as_bytes().into()]);
-        names.push(candidate.name.clone());
+        names.push(self.name(candidate).into());
         names.join(&b'/')
+    }
+
+    /// A file's name in its directory.
+    pub fn name(&self, candidate: &Candidate) -> &[u8] {
+        let rest = self.names.get(candidate.name as usize..);
+        let rest = rest.unwrap_or_default();
+        let length = rest.iter().position(|&byte| byte == 0);
+        &rest[..length.unwrap_or(rest.len())]
+    }
+
+    /// What a file is on the host, and how old.
+    pub fn key(&self, candidate: &Candidate) -> FileKey {
+        FileKey {
+            device: self.device,
+            inode: candidate.inode,
+            size: candidate.size,
+            mtime: Time {
+                seconds: candidate.mtime_seconds,
+                nanoseconds: candidate.mtime_nanoseconds,
+            },
+            ctime: Time {
+                seconds: candidate.ctime_seconds,
+                nanoseconds: candidate.ctime_nanoseconds,
+            },
+        }
+    }
+
+    /// The number of a file in `index/`.
+    pub fn indexed(&self, candidate: &Candidate) -> Option<Number> {
+        match candidate.directory {
+            INDEX => layout::parse_number(self.name(candidate)),
+            _ => None,
+        }
+    }
+
+    /// A file's number, from its mark in its directory; `None` if it is gone.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn read_number(
+        &self,
+        candidate: &Candidate,
+        directory: impl AsFd,
+    ) -> rustix::io::Result<Option<Number>> {
+        match candidate.number() {
+            Some(number) => Ok(Some(number)),
+            None => number_of(directory.as_fd(), self.name(candidate)),
+        }
+    }
+
+    fn add(
+        &mut self,
+        directory: u32,
+        name: &[u8],
+        key: &FileKey,
+        stat: &Stat,
+        number: Option<Number>,
+    ) {
+        // Only beyond 4 GiB of names.
+        let Ok(start) = u32::try_from(self.names.len()) else {
+            return;
+        };
+        self.names.extend_from_slice(name);
+        self.names.push(0);
+        self.device = key.device;
+        self.files.push(Candidate {
+            inode: key.inode,
+            size: key.size,
+            mtime_seconds: key.mtime.seconds,
+            ctime_seconds: key.ctime.seconds,
+            mtime_nanoseconds: key.mtime.nanoseconds,
+            ctime_nanoseconds: key.ctime.nanoseconds,
+            number: number.map_or(0, Number::get),
+            directory,
+            name: start,
+            blocks: u32::try_from(stat.st_blocks).unwrap_or(u32::MAX),
+        });
     }
 }
 
@@ -190,6 +276,8 @@ impl<'a> Search<'a> {
         };
         let found = Candidates {
             directories: vec![root],
+            names: Vec::new(),
+            device: 0,
             files: Vec::new(),
             entries: 0,
             recent: Vec::new(),
@@ -367,13 +455,7 @@ impl<'a> Search<'a> {
         }
         match is_recent {
             true => self.found.recent.extend(number),
-            false => self.found.files.push(Candidate {
-                directory: position,
-                name: name.into(),
-                key,
-                allocated: allocated(&stat),
-                number,
-            }),
+            false => self.found.add(position, name, &key, &stat, number),
         }
         Ok(Some(file_type))
     }
@@ -400,22 +482,13 @@ fn number_of(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Optio
 }
 
 impl Candidate {
-    /// The number of a file in `index/`.
-    pub fn indexed(&self) -> Option<Number> {
-        match self.directory {
-            INDEX => layout::parse_number(&self.name),
-            _ => None,
-        }
+    /// Its number, as far as its mark was read.
+    pub fn number(&self) -> Option<Number> {
+        Number::new(self.number)
     }
 
-    /// Its number, from its mark in its directory; `None` if it is gone.
-    ///
-    /// # Errors
-    /// Those of the host.
-    pub fn read_number(&self, directory: impl AsFd) -> rustix::io::Result<Option<Number>> {
-        match self.number {
-            Some(number) => Ok(Some(number)),
-            None => number_of(directory.as_fd(), &self.name),
-        }
+    /// Bytes that it occupies.
+    pub fn allocated(&self) -> u64 {
+        u64::from(self.blocks) * 512
     }
 }

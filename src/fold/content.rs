@@ -13,12 +13,13 @@ use super::effort::Effort;
 use super::hashing::{self, Digests};
 use super::holds;
 use super::known_objects::KnownObjects;
-use super::residents::Residents;
+use super::residents::{Print, Residents};
 use crate::error::{Error, Result};
 use crate::filesystem::altered::Altered;
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
 use crate::store::Store;
+use crate::store::cache::FileKey;
 use crate::store::catalog::{Image, Reads};
 use crate::store::digest::Digest;
 use crate::store::metadata::Time;
@@ -86,7 +87,7 @@ pub struct Plan {
     /// Images that cannot be looked at, and why.
     pub left_out: LeftOut,
     /// Files that are equal to nothing.
-    pub(super) unlike: Vec<Known>,
+    pub(super) unlike: Vec<(Print, FileId)>,
     /// Files that were in use.
     pub(super) busy: Vec<FileId>,
 }
@@ -132,15 +133,10 @@ pub fn plan(
 /// A file of known content.
 pub(super) type Known = (Digest, FileId);
 
-enum Like {
-    Equal(Group),
-    None(Known),
-}
-
 #[derive(Default)]
 struct Grouped {
     groups: Vec<Group>,
-    unlike: Vec<Known>,
+    unlike: Vec<(Print, FileId)>,
 }
 
 struct Planning<'a> {
@@ -175,7 +171,7 @@ impl Planning<'_> {
         let mut digests = hashing::digests(store, &mut images, ids, self.effort, self.progress)?;
 
         for (digest, id) in &digests.known {
-            let size = file(&images, *id).key.size;
+            let size = file(&images, *id).size;
             alike.extend(ledger.residents.alike(size, digest));
         }
         self.add_alike(&mut images, alike, &of_image, &mut digests)?;
@@ -244,7 +240,7 @@ impl Planning<'_> {
         digests: &mut Digests,
     ) -> Result<()> {
         for image in &*images {
-            for number in image.candidates.files.iter().filter_map(|file| file.number) {
+            for number in image.candidates.files.iter().filter_map(Candidate::number) {
                 alike.remove(&(image.subject.image.id, number));
             }
         }
@@ -280,13 +276,13 @@ fn all_files(images: &[Examined]) -> impl Iterator<Item = FileId> {
 fn some_like(images: &[Examined], ledger: &Ledger) -> Vec<FileId> {
     let mut of_size: HashMap<u64, u32> = HashMap::new();
     for file in images.iter().flat_map(|image| &image.candidates.files) {
-        *of_size.entry(file.key.size).or_default() += 1;
+        *of_size.entry(file.size).or_default() += 1;
     }
     let has_like = |size: u64| {
         of_size[&size] > 1 || ledger.objects.has_size(size) || ledger.residents.has_size(size)
     };
     all_files(images)
-        .filter(|&id| has_like(file(images, id).key.size))
+        .filter(|&id| has_like(file(images, id).size))
         .collect()
 }
 
@@ -294,43 +290,45 @@ fn some_like(images: &[Examined], ledger: &Ledger) -> Vec<FileId> {
 fn groups(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Result<Grouped> {
     known.par_sort_unstable();
     let equal = known.par_chunk_by(|(left, _), (right, _)| left == right);
-    let grouped = equal.filter_map(|equal| {
-        let &(digest, id) = equal.first()?;
+    let grouped = equal.try_fold(Grouped::default, |mut all, equal| -> Result<Grouped> {
+        let Some(&(digest, id)) = equal.first() else {
+            return Ok(all);
+        };
         // The walk may have met a file twice.
         let mut seen = HashSet::new();
         let files = equal.iter().map(|&(_, id)| id);
         let files: Vec<FileId> = files
             .filter(|&id| seen.insert(host_identity(images, id)))
             .collect();
-        let is_object = match store.objects().exists(&digest) {
-            Ok(is_object) => is_object,
-            Err(error) => return Some(Err(error)),
-        };
-        Some(Ok(match files.len() > 1 || is_object {
-            true => Like::Equal(Group {
+        let is_object = store.objects().exists(&digest)?;
+        match files.len() > 1 || is_object {
+            true => all.groups.push(Group {
                 digest,
                 is_object,
                 files,
             }),
-            false => Like::None((digest, id)),
-        }))
-    });
-    let mut all = Grouped::default();
-    for like in grouped.collect::<Result<Vec<_>>>()? {
-        match like {
-            Like::Equal(group) => all.groups.push(group),
-            Like::None(file) => all.unlike.push(file),
+            false => all.unlike.push((Print::of(&digest), id)),
         }
-    }
-    Ok(all)
+        Ok(all)
+    });
+    grouped.try_reduce(Grouped::default, |mut left, mut right| {
+        left.groups.append(&mut right.groups);
+        left.unlike.append(&mut right.unlike);
+        Ok(left)
+    })
 }
 
 pub(super) fn file(images: &[Examined], (image, file): FileId) -> &Candidate {
     &images[image as usize].candidates.files[file as usize]
 }
 
+pub(super) fn key(images: &[Examined], (image, file): FileId) -> FileKey {
+    let candidates = &images[image as usize].candidates;
+    candidates.key(&candidates.files[file as usize])
+}
+
 fn host_identity(images: &[Examined], id: FileId) -> (u64, u64) {
-    let key = file(images, id).key;
+    let key = key(images, id);
     (key.device, key.inode)
 }
 
@@ -350,10 +348,10 @@ impl Plan {
                 let candidate = file(&self.images, id);
                 let counts = &mut counts[id.0 as usize];
                 counts.files += 1;
-                counts.bytes += candidate.key.size;
+                counts.bytes += candidate.size;
                 // The first one becomes the object.
                 if group.is_object || position > 0 {
-                    counts.freed += candidate.allocated;
+                    counts.freed += candidate.allocated();
                 }
             }
         }

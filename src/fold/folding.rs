@@ -233,7 +233,7 @@ pub fn make_objects(
         finish_left(images.store(), image.id)?;
         return Ok((0, 0));
     }
-    progress.total(candidates.files.iter().map(|file| file.key.size).sum());
+    progress.total(candidates.files.iter().map(|file| file.size).sum());
     let targets = BTreeMap::from([(0, target)]);
     let synced = sync(images.store())?;
     let folding = Folding::begin(images.store(), targets, synced, progress);
@@ -463,9 +463,12 @@ impl<'a> Folding<'a> {
                 own.as_ref()
             }
         };
-        let node = match (parent, candidate.indexed()) {
+        let node = match (parent, target.candidates.indexed(candidate)) {
             (_, Some(number)) => filesystem.indexed_file(number),
-            (Some(parent), None) => filesystem.private_file(parent, &candidate.name),
+            (Some(parent), None) => {
+                let name = target.candidates.name(candidate);
+                filesystem.private_file(parent, name)
+            }
             (None, None) => Ok(None),
         };
         let Some(node) = node? else {

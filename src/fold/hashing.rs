@@ -9,7 +9,7 @@ use rustix::fs;
 use rustix::io::Errno;
 
 use super::candidates::Candidate;
-use super::content::{Examined, FileId, Known, file};
+use super::content::{Examined, FileId, Known, file, key};
 use super::effort::Effort;
 use crate::error::{Context, Result};
 use crate::progress::Progress;
@@ -59,12 +59,12 @@ pub(super) fn digests(
     let cache = store.hash_cache();
     // The cache is sorted likewise.
     ids.sort_unstable_by_key(|&id| {
-        let key = file(images, id).key;
+        let key = key(images, id);
         (key.device, key.inode)
     });
     let mut unknown = Vec::new();
     for some in ids.chunks(TOGETHER) {
-        let keys: Vec<FileKey> = some.iter().map(|&id| file(images, id).key).collect();
+        let keys: Vec<FileKey> = some.iter().map(|&id| key(images, id)).collect();
         for (&id, digest) in some.iter().zip(cache.get(&keys)) {
             match digest {
                 Some(digest) => {
@@ -76,40 +76,49 @@ pub(super) fn digests(
         }
     }
     drop(ids);
-    let mut remembered = Vec::new();
-    for (id, hashed) in hash(store, images, unknown, effort, progress)? {
-        match hashed {
-            Hashed::Digest(key, digest) => {
-                remembered.push((key, digest));
-                digests.known.push((digest, id));
-            }
-            Hashed::Busy => {
-                images[id.0 as usize].busy += 1;
-                digests.busy.push(id);
-            }
-            Hashed::Other => {}
-        }
+    if unknown.is_empty() {
+        return Ok(digests);
     }
-    cache.put(&remembered);
+    // One directory after the other, as they were found.
+    unknown.sort_unstable();
+    let sizes = unknown.iter().map(|&id| file(images, id).size);
+    progress.message("hashing private files");
+    progress.total(sizes.sum());
+    let read = AtomicU64::new(0);
+    for some in unknown.chunks(TOGETHER) {
+        let advance = |bytes| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+            progress.advance(bytes);
+        };
+        let mut remembered = Vec::new();
+        for (id, hashed) in hash(store, images, some, effort, &advance)? {
+            match hashed {
+                Hashed::Digest(key, digest) => {
+                    remembered.push((key, digest));
+                    digests.known.push((digest, id));
+                }
+                Hashed::Busy => {
+                    images[id.0 as usize].busy += 1;
+                    digests.busy.push(id);
+                }
+                Hashed::Other => {}
+            }
+        }
+        cache.put(&remembered);
+    }
+    // What was altered meanwhile may be longer or shorter.
+    progress.total(read.load(Ordering::Relaxed).max(1));
     Ok(digests)
 }
 
-/// Reads files.
+/// Reads files, sorted as they were found.
 fn hash(
     store: &Store,
     images: &[Examined],
-    mut ids: Vec<FileId>,
+    ids: &[FileId],
     effort: &Effort<'_>,
-    progress: &dyn Progress,
+    advance: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<(FileId, Hashed)>> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    // One directory after the other, as they were found.
-    ids.sort_unstable();
-    let sizes = ids.iter().map(|&id| file(images, id).key.size);
-    progress.message("hashing private files");
-    progress.total(sizes.sum());
     let dirs = images
         .iter()
         .map(|image| store.image_dirs(image.subject.image.id))
@@ -118,15 +127,13 @@ fn hash(
     let directories: Vec<&[FileId]> = ids
         .chunk_by(|&left, &right| place(left) == place(right))
         .collect();
-    let read = AtomicU64::new(0);
     let in_directory = |some: &&[FileId]| -> Result<Vec<(FileId, Hashed)>> {
         if effort.is_over() {
             return Ok(some.iter().map(|&id| (id, Hashed::Busy)).collect());
         }
         let image = some[0].0 as usize;
         hash_in_directory(&images[image], &dirs[image], some, effort, &|bytes| {
-            read.fetch_add(bytes, Ordering::Relaxed);
-            progress.advance(bytes);
+            advance(bytes);
             effort.pay(bytes);
             !effort.is_over()
         })
@@ -135,8 +142,6 @@ fn hash(
         .par_iter()
         .map(in_directory)
         .collect::<Result<_>>()?;
-    // What was altered meanwhile may be longer or shorter.
-    progress.total(read.load(Ordering::Relaxed).max(1));
     Ok(hashed.into_iter().flatten().collect())
 }
 
@@ -175,7 +180,7 @@ fn hash_one(
     go_on: &(dyn Fn(u64) -> bool + Sync),
 ) -> rustix::io::Result<Hashed> {
     // Guests are at work: by now there may be a device in its place, a whiteout for one.
-    let open = || match regular::open(&directory, &candidate.name) {
+    let open = || match regular::open(&directory, image.candidates.name(candidate)) {
         Err(Errno::NOENT) => Ok(None),
         opened => opened,
     };
@@ -198,7 +203,7 @@ fn hash_one(
         Err(error) => return Err(error),
     };
     let key = FileKey::of(&fs::fstat(content.file())?);
-    if key.size != candidate.key.size || key.inode != candidate.key.inode {
+    if key.size != candidate.size || key.inode != image.candidates.key(candidate).inode {
         return Ok(Hashed::Other);
     }
     let digest = digest_while(content.file(), &|bytes| go_on(bytes) && !content.is_over())?;

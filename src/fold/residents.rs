@@ -21,7 +21,7 @@ pub struct Residents {
 
 /// The beginning of a digest: enough to know what need not be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Print(u64);
+pub struct Print(u32);
 
 impl Print {
     /// Of a file that was not hashed: it may have any content.
@@ -29,9 +29,9 @@ impl Print {
 
     /// Of a digest.
     pub fn of(digest: &Digest) -> Self {
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest.as_bytes()[..8]);
-        Self(u64::from_le_bytes(first))
+        let mut first = [0; 4];
+        first.copy_from_slice(&digest.as_bytes()[..4]);
+        Self(u32::from_le_bytes(first))
     }
 
     fn may_be(self, other: Print) -> bool {

@@ -27,20 +27,17 @@ enum Fate {
 ///
 /// # Errors
 /// Those of the host.
-pub fn settle(images: &Images, ledger: &mut Ledger, plan: &Plan, left: &[FileId]) -> Result<()> {
-    let fates = fates(plan, left);
-    let store = images.store();
-    let together = plan.images.par_iter().zip(&fates);
-    let numbers: Vec<Vec<Option<Number>>> = together
-        .map(|(image, fates)| numbers(store, image, fates))
-        .collect::<Result<_>>()?;
-    for ((image, fates), numbers) in plan.images.iter().zip(fates).zip(numbers) {
+pub fn settle(images: &Images, ledger: &mut Ledger, plan: Plan, left: &[FileId]) -> Result<()> {
+    let fates = fates(&plan, left);
+    // One image after the other, so that its list is gone before the next one's files are remembered.
+    for (image, fates) in plan.images.into_iter().zip(fates) {
+        let numbers = numbers(images.store(), &image, &fates)?;
         let id = image.subject.image.id;
         let residents = &mut ledger.residents;
         let mut again = image.candidates.recent.clone();
         let files = image.candidates.files.iter().zip(fates).zip(numbers);
         for ((file, fate), number) in files {
-            let size = file.key.size;
+            let size = file.size;
             match (fate, number, &image.subject.altered) {
                 (Fate::Resident(print), Some(number), Altered::All) => {
                     residents.insert(size, id, number, print);
@@ -64,8 +61,8 @@ fn fates(plan: &Plan, left: &[FileId]) -> Vec<Vec<Fate>> {
     };
     let mut fates: Vec<Vec<Fate>> = plan.images.iter().map(unlike_all).collect();
     let mut set = |(image, file): FileId, fate| fates[image as usize][file as usize] = fate;
-    for (digest, id) in &plan.unlike {
-        set(*id, Fate::Resident(Print::of(digest)));
+    for (print, id) in &plan.unlike {
+        set(*id, Fate::Resident(*print));
     }
     for id in plan.groups.iter().flat_map(|group| &group.files) {
         set(*id, Fate::Done);
@@ -84,16 +81,16 @@ fn numbers(store: &Store, image: &Examined, fates: &[Fate]) -> Result<Vec<Option
     let directories = files.par_chunk_by(|(left, _), (right, _)| left.directory == right.directory);
     let of_directory = directories.map(|files| -> rustix::io::Result<Vec<Option<Number>>> {
         let is_known =
-            |(file, fate): &(&Candidate, &Fate)| file.number.is_some() || **fate == Fate::Done;
+            |(file, fate): &(&Candidate, &Fate)| file.number().is_some() || **fate == Fate::Done;
         if files.iter().all(is_known) {
-            return Ok(files.iter().map(|(file, _)| file.number).collect());
+            return Ok(files.iter().map(|(file, _)| file.number()).collect());
         }
         let Some(directory) = candidates.open(&dirs, files[0].0.directory)? else {
             return Ok(vec![None; files.len()]);
         };
         let numbers = files.iter().map(|(file, fate)| match fate {
             Fate::Done => Ok(None),
-            _ => file.read_number(&directory),
+            _ => candidates.read_number(file, &directory),
         });
         numbers.collect()
     });

@@ -231,7 +231,7 @@ impl Pass<'_> {
                 add(&mut self.report, counts);
             }
         }
-        settle(images, ledger, &plan, &left)?;
+        settle(images, ledger, plan, &left)?;
         // Until it is mended.
         let ids: Vec<ImageId> = left_out.keys().copied().collect();
         look_at_all(self.context, &ids);
@@ -263,7 +263,7 @@ fn add(report: &mut PassReport, counts: &Counts) {
 }
 
 fn bytes_of(plan: &content::Plan, group: &Group) -> u64 {
-    let sizes = group.files.iter().map(|&id| plan.file(id).key.size);
+    let sizes = group.files.iter().map(|&id| plan.file(id).size);
     sizes.sum()
 }
 
