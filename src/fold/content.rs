@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, Choice};
 use super::effort::Effort;
+use super::examined::{Examined, FileId, Known, Subject, file, host_identity};
 use super::hashing::{self, Digests};
 use super::holds;
 use super::known_objects::KnownObjects;
@@ -19,35 +20,10 @@ use crate::filesystem::altered::Altered;
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::cache::FileKey;
-use crate::store::catalog::{Image, Reads};
+use crate::store::catalog::Reads;
 use crate::store::digest::Digest;
 use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
-
-/// An image whose files are to be folded.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// The image.
-    pub image: Image,
-    /// Others than this process may have its files open.
-    pub mounted: bool,
-    /// What is to be looked at.
-    pub altered: Altered,
-}
-
-/// What was found out about one image.
-#[derive(Debug)]
-pub struct Examined {
-    /// Which it is.
-    pub subject: Subject,
-    /// Its private files.
-    pub candidates: Candidates,
-    /// Files whose digest was known from the last time.
-    pub unchanged: u64,
-    /// Files that were in use.
-    pub busy: u64,
-}
 
 /// What is known from earlier plans.
 #[derive(Debug, Default)]
@@ -61,9 +37,6 @@ pub struct Ledger {
 /// Images that are left out, because they are damaged, while the others are folded: the first reason
 /// of each.
 pub type LeftOut = BTreeMap<ImageId, Error>;
-
-/// A file: a position in [`Plan::images`], and one in its candidates.
-pub type FileId = (u32, u32);
 
 /// Files of equal content.
 #[derive(Debug)]
@@ -129,9 +102,6 @@ pub fn plan(
     };
     effort.pool()?.install(|| planning.plan(subjects, ledger))
 }
-
-/// A file of known content.
-pub(super) type Known = (Digest, FileId);
 
 #[derive(Default)]
 struct Grouped {
@@ -316,20 +286,6 @@ fn groups(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Result<G
         left.unlike.append(&mut right.unlike);
         Ok(left)
     })
-}
-
-pub(super) fn file(images: &[Examined], (image, file): FileId) -> &Candidate {
-    &images[image as usize].candidates.files[file as usize]
-}
-
-pub(super) fn key(images: &[Examined], (image, file): FileId) -> FileKey {
-    let candidates = &images[image as usize].candidates;
-    candidates.key(&candidates.files[file as usize])
-}
-
-fn host_identity(images: &[Examined], id: FileId) -> (u64, u64) {
-    let key = key(images, id);
-    (key.device, key.inode)
 }
 
 impl Plan {

@@ -13,8 +13,9 @@ use rayon::prelude::*;
 use rustix::io::Errno;
 
 use super::candidates::{Candidate, Candidates, Choice};
-use super::content::{Counts, FileId, Group, LeftOut, Plan};
+use super::content::{Counts, Group, LeftOut, Plan};
 use super::effort::Effort;
+use super::examined::FileId;
 use super::holds;
 use crate::error::{Error, Result};
 use crate::filesystem::Filesystem;

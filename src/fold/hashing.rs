@@ -9,8 +9,8 @@ use rustix::fs;
 use rustix::io::Errno;
 
 use super::candidates::Candidate;
-use super::content::{Examined, FileId, Known, file, key};
 use super::effort::Effort;
+use super::examined::{Examined, FileId, Known, file, key};
 use crate::error::{Context, Result};
 use crate::progress::Progress;
 use crate::store::cache::FileKey;

@@ -5,6 +5,7 @@ pub mod candidates;
 mod commit;
 pub mod content;
 pub mod effort;
+pub mod examined;
 pub mod folding;
 mod hashing;
 pub mod holds;

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::candidates::Candidate;
-use super::content::{Examined, FileId, Ledger, Plan};
+use super::content::{Ledger, Plan};
+use super::examined::{Examined, FileId};
 use super::residents::Print;
 use crate::error::{Context, Result};
 use crate::filesystem::altered::Altered;
