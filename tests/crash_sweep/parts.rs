@@ -158,15 +158,18 @@ impl Sweep {
         let wanted: Vec<_> = wanted.collect();
         let mut parts = Vec::new();
         for mode in modes {
-            let all = is_whole()
-                || is_filtered()
-                || !matches!(mode, Mode::Lost(_, loss) if *loss != Loss::Killed);
+            let all = is_whole() || is_filtered();
+            // A part of them in each run, that the whole test suite may end in time; another one each
+            // time. Xfs takes longest.
+            let (turns, must_be_usual) = match mode {
+                Mode::Fails | Mode::FailsOtherwise | Mode::Lost(_, Loss::Killed) => (3, false),
+                Mode::Lost(Kind::Ext4, _) => (2, true),
+                Mode::Lost(_, _) => (3, true),
+            };
             for (number, scenario) in wanted.iter().enumerate() {
-                // xfs takes its time: a third of them, another one in each run.
-                let is_turn = !matches!(mode, Mode::Lost(Kind::Xfs, _))
-                    || (number as u64 + seed).is_multiple_of(3);
+                let is_turn = (number as u64 + seed).is_multiple_of(turns);
                 let is_usual = USUAL.iter().any(|name| scenario.name.contains(name));
-                if all || is_usual && is_turn {
+                if all || is_turn && (is_usual || !must_be_usual) {
                     parts.push(format!("{mode:?}/{}", scenario.name));
                 }
             }
