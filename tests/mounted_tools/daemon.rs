@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -306,4 +307,53 @@ fn a_check_beside_guests_at_work_finds_nothing() {
             .for_each(|worker| worker.join().unwrap());
     });
     finish(&store, images);
+}
+
+#[test]
+fn what_another_process_has_half_done_is_no_damage() {
+    let Some(store) = twins("what_another_process_has_half_done") else {
+        return;
+    };
+    let image = store.mount("first");
+    let names: Vec<String> = (0..20).map(|number| format!("etc/own{number}")).collect();
+    for name in &names {
+        fs::write(image.join(name), name).unwrap();
+    }
+    let why = store.ok(&["why", "first", "/etc/own0", "--json"]).json();
+    let stored = store.path.join(why["stored"].as_str().unwrap());
+    let private = stored.parent().unwrap().parent().unwrap().to_owned();
+    image.unmount();
+    store.wait_for_daemons();
+
+    // As a fold does: at each moment one of the files has another name.
+    let other = store.place.join("other");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for name in names.iter().cycle() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                fs::hard_link(private.join(name), &other).unwrap();
+                thread::sleep(Duration::from_millis(7));
+                fs::remove_file(&other).unwrap();
+            }
+        });
+        for _ in 0..3 {
+            let ran = store.run(&["check"]);
+            if ran.code != 0 {
+                over.store(true, Ordering::Relaxed);
+            }
+            ran.exits(0);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    fs::hard_link(private.join(&names[3]), &other).unwrap();
+    let ran = store.run(&["check"]).exits(3);
+    assert!(
+        ran.text().contains("etc/own3: the host counts 2 links"),
+        "{ran:?}"
+    );
+    fs::remove_file(&other).unwrap();
+    store.assert_sound();
 }
