@@ -11,7 +11,7 @@ use super::Context;
 use super::history::Begun;
 use super::report::{FoldingStatus, PassReport};
 use super::{damaged, place};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::filesystem::altered::Altered;
 use crate::fold::content::{self, Counts, Group, Ledger};
 use crate::fold::effort::Effort;
@@ -295,7 +295,15 @@ fn place_if_enough(context: &Context, effort: &Effort<'_>, report: &mut PassRepo
     }
     for family in context.store.catalog().families()? {
         let _alone = context.alone();
-        let placed = place::run_if_sound(context, &family, false, &mut report.left_out, &Silent)?;
+        let placed = place::run_if_sound(context, &family, false, &mut report.left_out, &Silent);
+        let placed = match placed {
+            // Somebody exports or checks: another pass does it. What is folded is folded.
+            Err(error) if error.kind == ErrorKind::Busy => {
+                log::debug!(family = family.name.as_str(); "a pass left placement out: {error}");
+                return Ok(());
+            }
+            placed => placed?,
+        };
         report.shared_paths += placed.shared;
         report.unshared_paths += placed.replaced + placed.withdrawn;
     }

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::report::LogEntry;
+use super::report::{LogEntry, PassReport};
 use crate::store::metadata::Time;
 
 /// The sums over all folds of one kind.
@@ -14,28 +14,24 @@ pub struct Sum {
     pub count: u64,
     /// How many of them failed.
     pub failed: u64,
-    /// How long they took.
-    pub milliseconds: u64,
-    /// Private files that were looked at.
-    pub examined: u64,
-    /// Private files whose content is kept once now.
-    pub folded_files: u64,
-    /// Sum of their sizes.
-    pub folded_bytes: u64,
-    /// Allocated bytes that this set free.
-    pub freed_bytes: u64,
-    /// How often a private file was left alone because it was in use.
-    pub busy_files: u64,
-    /// Because it was altered a moment ago.
-    pub recent_files: u64,
-    /// Because it is held.
-    pub held_files: u64,
-    /// Paths that moved into the shared layer.
-    pub shared_paths: u64,
-    /// Paths that left it, or changed their version there.
-    pub unshared_paths: u64,
+    /// What all of them did; what cannot be added up is left out.
+    pub done: PassReport,
     /// When the last one ended; seconds since 1970.
     pub last_ended: i64,
+}
+
+fn add(sum: &mut PassReport, done: &PassReport) {
+    sum.milliseconds += done.milliseconds;
+    sum.whole_images += done.whole_images;
+    sum.examined += done.examined;
+    sum.folded_files += done.folded_files;
+    sum.folded_bytes += done.folded_bytes;
+    sum.freed_bytes += done.freed_bytes;
+    sum.busy_files += done.busy_files;
+    sum.recent_files += done.recent_files;
+    sum.held_files += done.held_files;
+    sum.shared_paths += done.shared_paths;
+    sum.unshared_paths += done.unshared_paths;
 }
 
 /// The sums so far.
@@ -54,19 +50,10 @@ impl Tally {
             });
             sums.len() - 1
         });
-        let (sum, done) = (&mut sums[position], &entry.done);
+        let sum = &mut sums[position];
         sum.count += 1;
         sum.failed += u64::from(entry.error.is_some());
-        sum.milliseconds += done.milliseconds;
-        sum.examined += done.examined;
-        sum.folded_files += done.folded_files;
-        sum.folded_bytes += done.folded_bytes;
-        sum.freed_bytes += done.freed_bytes;
-        sum.busy_files += done.busy_files;
-        sum.recent_files += done.recent_files;
-        sum.held_files += done.held_files;
-        sum.shared_paths += done.shared_paths;
-        sum.unshared_paths += done.unshared_paths;
+        add(&mut sum.done, &entry.done);
         sum.last_ended = Time::now().seconds;
     }
 

@@ -103,37 +103,37 @@ impl Numbers {
             (
                 "examined_files",
                 "Private files that folds looked at",
-                |sum| sum.examined,
+                |sum| sum.done.examined,
             ),
             (
                 "folded_files",
                 "Private files whose content is kept once now",
-                |sum| sum.folded_files,
+                |sum| sum.done.folded_files,
             ),
             (
                 "shared_paths",
                 "Paths that moved into the shared layer",
-                |sum| sum.shared_paths,
+                |sum| sum.done.shared_paths,
             ),
             (
                 "unshared_paths",
                 "Paths that left it, or changed their version there",
-                |sum| sum.unshared_paths,
+                |sum| sum.done.unshared_paths,
             ),
         ];
         for (name, help, of) in counts {
             registry.register(name, help, self.by(of));
         }
-        let folded = self.by(|sum| sum.folded_bytes);
+        let folded = self.by(|sum| sum.done.folded_bytes);
         registry.register_with_unit("folded", "Content of folded files", Unit::Bytes, folded);
-        let freed = self.by(|sum| sum.freed_bytes);
+        let freed = self.by(|sum| sum.done.freed_bytes);
         let help = "Allocated bytes that folds set free";
         registry.register_with_unit("freed", help, Unit::Bytes, freed);
 
         let took = Family::<Labels, Seconds>::default();
         let last = Family::<Labels, Gauge>::default();
         for sum in &self.sums {
-            let seconds = sum.milliseconds as f64 / 1000.0;
+            let seconds = sum.done.milliseconds as f64 / 1000.0;
             took.get_or_create(&[("by", sum.by.clone())])
                 .inc_by(seconds);
             last.get_or_create(&[("by", sum.by.clone())])
@@ -148,9 +148,9 @@ impl Numbers {
         let left = Family::<[(&'static str, String); 2], Counter>::default();
         for sum in &self.sums {
             for (why, files) in [
-                ("busy", sum.busy_files),
-                ("recent", sum.recent_files),
-                ("held", sum.held_files),
+                ("busy", sum.done.busy_files),
+                ("recent", sum.done.recent_files),
+                ("held", sum.done.held_files),
             ] {
                 let labels = [("by", sum.by.clone()), ("why", why.to_owned())];
                 left.get_or_create(&labels).inc_by(files);
@@ -186,6 +186,7 @@ fn gauge(number: i64) -> Gauge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::report::PassReport;
 
     #[test]
     fn names_have_units_and_the_text_has_an_end() {
@@ -199,9 +200,12 @@ mod tests {
             sums: vec![Sum {
                 by: "pass".into(),
                 count: 5,
-                milliseconds: 1500,
-                folded_bytes: 7,
-                held_files: 8,
+                done: PassReport {
+                    milliseconds: 1500,
+                    folded_bytes: 7,
+                    held_files: 8,
+                    ..PassReport::default()
+                },
                 ..Sum::default()
             }],
             ..Numbers::default()

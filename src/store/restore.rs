@@ -100,6 +100,15 @@ pub fn restore(path: &Path, accept_older: bool, cause: &str) -> Result<Restored>
         transaction.commit()?;
     }
     drop(new);
+    // What SQLite could not write back on closing would be lost with the name of its log.
+    match fs::statat(&root, format!("{NEW}-wal"), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_size > 0 => {
+            let error = Error::failed(NEW, "SQLite could not write its log back");
+            return Err(error.remedy("see to it that there is room, and run it again"));
+        }
+        Ok(_) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno).about(NEW),
+    }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = fs::openat(&root, NEW, flags, Mode::empty()).about(NEW)?;
     durable::sync(&file).about(NEW)?;
