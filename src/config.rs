@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use crate::archive::patch::PublicKey;
 use crate::error::{Context, Error, Result};
 use crate::store::catalog::Share;
 use crate::store::verification::Rate;
@@ -37,6 +38,8 @@ pub struct Config {
     pub verify: Rate,
     /// Bytes that a daemon's pass reads in a second; `None`: as fast as it goes.
     pub rate: Option<NonZeroU64>,
+    /// Who may have signed a patch; none: it need not be signed.
+    pub patch_keys: Vec<PublicKey>,
 }
 
 impl Default for Config {
@@ -51,6 +54,7 @@ impl Default for Config {
             metrics: None,
             verify: Rate::NEVER,
             rate: None,
+            patch_keys: Vec::new(),
         }
     }
 }
@@ -149,6 +153,17 @@ const KEYS: &[Key] = &[
         set: |config, value| {
             let mebibytes = count(value, 0..=1 << 20)? as u64;
             config.rate = NonZeroU64::new(mebibytes << 20);
+            Some(())
+        },
+    },
+    Key {
+        name: "patch_keys",
+        allowed: "a list of public keys for Ed25519, each the line between the first and the last one of \
+                  what `openssl pkey -in KEY -pubout` prints",
+        set: |config, value| {
+            let keys = value.as_array()?.iter();
+            let keys = keys.map(|key| key.as_str()?.parse().ok());
+            config.patch_keys = keys.collect::<Option<_>>()?;
             Some(())
         },
     },
@@ -272,6 +287,14 @@ mod tests {
         ] {
             parse(&format!("metrics = '{other}'")).unwrap_err();
         }
+        let key = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+        let keys = parse(&format!("patch_keys = ['{key}']"))
+            .unwrap()
+            .patch_keys;
+        assert_eq!(keys[0].to_string(), key);
+        for other in ["patch_keys = 'x'", "patch_keys = ['x']", "patch_keys = [1]"] {
+            parse(other).unwrap_err();
+        }
         assert_ne!(config, default);
         assert_eq!(parse("interval = 'never'").unwrap().interval, None);
     }
@@ -282,7 +305,8 @@ mod tests {
             (
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
-                 use any of: store, share, threads, session_threads, interval, quiet, metrics, verify, rate",
+                 use any of: store, share, threads, session_threads, interval, quiet, metrics, verify, rate, \
+                 patch_keys",
             ),
             (
                 "share = \"some\"",

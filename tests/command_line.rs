@@ -18,6 +18,8 @@ mod holds;
 mod images;
 #[path = "command_line/log.rs"]
 mod log;
+#[path = "command_line/patches.rs"]
+mod patches;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -12,7 +12,7 @@
 //!
 //! StagedImport, an image's view ──► ViewSource ──► directory, tar, layers of an overlayfs
 //!
-//! directory, an image's view ──► merge::compare::Tree ──► differences
+//! directory, an image's view ──► merge::compare::Tree ──► differences ──► patch
 //! ```
 
 mod compared_directory;
@@ -27,6 +27,7 @@ mod intake;
 mod numbers;
 mod overlay_layer;
 mod overlay_shared;
+pub mod patch;
 mod source_file;
 mod staged;
 mod staging;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{diff, history, holds, images, import, manual, mounts, sharing, stores};
+use super::{diff, history, holds, images, import, manual, mounts, patch, sharing, stores};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -92,6 +92,7 @@ pub enum Command {
     Check(stores::Check),
     Collect(stores::Collect),
     Diff(diff::Diff),
+    Patch(patch::Patch),
     Export(images::Export),
     Daemon(mounts::Daemon),
     Completions(manual::Completions),
@@ -117,7 +118,7 @@ mod tests {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
-                        log metrics why check collect diff export daemon completions man";
+                        log metrics why check collect diff patch export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 

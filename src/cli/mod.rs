@@ -13,6 +13,7 @@ mod log_lines;
 mod manual;
 mod mounts;
 mod output;
+mod patch;
 mod progress_bar;
 mod render;
 mod session;
@@ -87,6 +88,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Check(check) => check.run(&session),
         Command::Collect(collect) => collect.run(&session),
         Command::Diff(diff) => diff.run(&session),
+        Command::Patch(patch) => patch.run(&session),
         Command::Export(export) => export.run(&session),
         Command::Daemon(daemon) => daemon.run(&session),
         Command::Completions(completions) => completions.run(),

@@ -2,7 +2,7 @@
 
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
-use super::{diff, history, holds};
+use super::{diff, history, holds, patch};
 use crate::ops::report::{
     CheckReport, CloneReport, CollectReport, ExportReport, FoldReport, FoldingStatus, ImportReport,
     InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report, StatusReport,
@@ -30,6 +30,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::List(report) => list(report),
         Report::Why(report) => why(report),
         Report::Diff(report) => diff::render(report),
+        Report::Patch(report) => patch::render(report),
         Report::Export(report) => export(report),
         Report::Mount(report) => mounts(report, would.verb("mounted", "would be mounted")),
         Report::Unmount(report) => mounts(report, would.verb("unmounted", "would be unmounted")),

@@ -17,6 +17,7 @@ pub mod init;
 pub mod list;
 mod new_layer;
 pub mod passes;
+pub mod patch;
 mod path;
 mod perform;
 pub mod place;
@@ -26,6 +27,7 @@ pub mod rename;
 pub mod repair;
 pub mod report;
 mod report_diff;
+mod report_patch;
 #[cfg(test)]
 mod report_tests;
 pub mod request;

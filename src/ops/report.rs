@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::export::Format;
 pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
+pub use super::report_patch::{PatchContents, PatchReport};
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
 
@@ -45,6 +46,8 @@ pub enum Report {
     Why(WhyReport),
     /// Of `foldfs diff`, which is no request: it only reads.
     Diff(DiffReport),
+    /// Of `foldfs patch create` and `patch show`, which are no requests: they alter no store.
+    Patch(PatchReport),
     /// Of `foldfs export`, which is no request: it only reads.
     Export(ExportReport),
     /// To `Mount`.
@@ -59,6 +62,7 @@ impl Report {
         match self {
             Report::Check(check) => !check.findings.is_empty(),
             Report::Diff(diff) => !diff.equal,
+            Report::Patch(patch) => !patch.accepted,
             Report::Fold(fold) => !fold.left_out.is_empty(),
             Report::Status(status) => !status.left_out.is_empty(),
             _ => false,

@@ -49,6 +49,25 @@ fn side() -> DiffSide {
     }
 }
 
+fn diff() -> DiffReport {
+    DiffReport {
+        old: path(),
+        new: path(),
+        equal: false,
+        counts: DiffCounts::default(),
+        counts_only: false,
+        differences: vec![DiffEntry {
+            path: path(),
+            kind: text(),
+            from: Some(path()),
+            aspects: vec![text()],
+            old: Some(side()),
+            new: Some(side()),
+            text: Some(text()),
+        }],
+    }
+}
+
 /// One of each, with nothing empty.
 fn samples() -> Vec<Report> {
     vec![
@@ -188,21 +207,15 @@ fn samples() -> Vec<Report> {
                 mounted: vec![path()],
             }],
         }),
-        Report::Diff(DiffReport {
-            old: path(),
-            new: path(),
-            equal: false,
-            counts: DiffCounts::default(),
-            counts_only: false,
-            differences: vec![DiffEntry {
-                path: path(),
-                kind: text(),
-                from: Some(path()),
-                aspects: vec![text()],
-                old: Some(side()),
-                new: Some(side()),
-                text: Some(text()),
-            }],
+        Report::Diff(diff()),
+        Report::Patch(PatchReport {
+            file: path(),
+            format: 1,
+            bytes: 1,
+            signed_by: Some(text()),
+            accepted: true,
+            contents: PatchContents::default(),
+            changes: diff(),
         }),
         Report::Export(ExportReport {
             image: text(),

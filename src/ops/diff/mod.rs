@@ -2,11 +2,12 @@
 //! process does it, also beside a daemon; only placement waits for it.
 
 mod moves;
-mod present;
+pub(super) mod present;
 mod text;
 
 use std::path::{Path, PathBuf};
 
+pub(super) use moves::digest as file_digest;
 pub use moves::{Move, Moves};
 
 use super::Context;
@@ -45,20 +46,22 @@ impl Options {
 }
 
 /// Whether an operand is a directory of the host whatever images there are.
-fn is_path(operand: &Path) -> bool {
+pub(super) fn is_path(operand: &Path) -> bool {
     operand.as_os_str().as_encoded_bytes().contains(&b'/')
 }
 
 /// One of the trees, before it is opened.
-enum Operand {
+pub(super) enum Operand {
+    /// An image's view.
     Image(Box<(Image, View)>),
+    /// A directory of the host.
     Directory(PathBuf),
 }
 
 impl Operand {
     /// With a slash in it, a directory; else an image or a family's base; else a directory, if there
     /// is one of that name.
-    fn find(context: Option<&Context>, operand: &Path) -> Result<Self> {
+    pub(super) fn find(context: Option<&Context>, operand: &Path) -> Result<Self> {
         let directory = || Self::Directory(operand.to_owned());
         let Some(context) = context.filter(|_| !is_path(operand)) else {
             return Ok(directory());
@@ -74,7 +77,8 @@ impl Operand {
         }
     }
 
-    fn tree<'a>(&'a self, store: Option<&'a Store>) -> Result<Box<dyn Tree + 'a>> {
+    /// Opens it, standing in its root.
+    pub(super) fn tree<'a>(&'a self, store: Option<&'a Store>) -> Result<Box<dyn Tree + 'a>> {
         match (self, store) {
             (Self::Image(image), Some(store)) => {
                 Ok(Box::new(ComparedView::new(&image.1, store.objects())?))
@@ -84,7 +88,8 @@ impl Operand {
         }
     }
 
-    fn is_image(&self) -> bool {
+    /// Whether it is in the store.
+    pub(super) fn is_image(&self) -> bool {
         matches!(self, Self::Image(_))
     }
 }
@@ -135,8 +140,17 @@ pub fn diff(
     );
     progress.message("comparing");
     let compared = read(&old, &new, store, &Scope::new(paths), options);
-    if let (Err(_), Some(context)) = (&compared, context) {
-        for operand in [&old, &new] {
+    or_removed(context, [&old, &new], compared)
+}
+
+/// What reading the trees gave; where it failed because an image is gone, this instead.
+pub(super) fn or_removed<T>(
+    context: Option<&Context>,
+    operands: [&Operand; 2],
+    read: Result<T>,
+) -> Result<T> {
+    if let (Err(_), Some(context)) = (&read, context) {
+        for operand in operands {
             if let Operand::Image(image) = operand
                 && context.store.catalog().image(image.0.id)?.is_none()
             {
@@ -145,7 +159,7 @@ pub fn diff(
             }
         }
     }
-    compared
+    read
 }
 
 fn read(

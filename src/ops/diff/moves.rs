@@ -135,7 +135,8 @@ fn shown(path: &[u8]) -> PathBytes {
     [b"/", path].concat().into()
 }
 
-fn digest(difference: &Difference, gone: bool, tree: &mut dyn Tree) -> Result<Digest> {
+/// The digest of a regular file that is gone, or new.
+pub fn digest(difference: &Difference, gone: bool, tree: &mut dyn Tree) -> Result<Digest> {
     let side = if gone {
         &difference.old
     } else {

@@ -60,7 +60,7 @@ fn bytes(side: &Side) -> u64 {
 }
 
 /// The report, without text.
-pub(super) fn report(found: &Differences, options: &Options) -> DiffReport {
+pub(in crate::ops) fn report(found: &Differences, options: &Options) -> DiffReport {
     let mut entries = Vec::new();
     let mut counts = DiffCounts::default();
     for (index, difference) in found.all.iter().enumerate() {
