@@ -75,11 +75,6 @@ impl Filesystem {
         durable::perform(Step::Write, || Ok(write_some(&open, bytes, offset)?))
     }
 
-    /// What close(2) waits for: nothing, as no write is held back.
-    pub fn flush(&self, handle: u64) -> Outcome<()> {
-        self.handles.file(handle).map(|_| ())
-    }
-
     /// fallocate(2), with the modes of the host.
     ///
     /// # Errors

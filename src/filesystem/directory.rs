@@ -4,22 +4,25 @@
 //! SHA-256; "go on behind cookie c" so means the same however often the directory has changed
 //! since, in this handle or another, before a remount and after it. Should two names of one
 //! directory have the same bits, the one that was listed first keeps them (of two seen at once, the
-//! lesser by its bytes) and the other gets the next that is free, for as long as the handle lives.
+//! lesser by its bytes) and the other gets the next that is free, for as long as somebody reads on.
 //!
-//! A handle reads the names once, when it reads from the beginning, and then shows those of them
-//! that still exist, as they are then: linear in the directory's size, and an entry that nobody
-//! touches is seen exactly once.
+//! There are no handles: opening a directory would cost two requests. Who reads on where a piece
+//! ended gets those of the names read for it that still exist, as they are then: linear in the
+//! directory's size. Who comes with another cookie, or too late, has the names read again. Either
+//! way an entry that nobody touches is seen exactly once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use lru::LruCache;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Filesystem;
 use super::attributes::Attributes;
 use super::failure::Outcome;
-use super::handles::DirectoryHandle;
 use super::node::{Node, Place};
 use crate::merge::lookup::Item;
 use crate::store::digest::Digest;
@@ -52,6 +55,63 @@ pub struct Entry<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Listing(Vec<(u64, Box<[u8]>)>);
 
+/// How many directories' names are kept while they are read.
+const LISTINGS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+
+/// How many pieces of one directory somebody may read on from.
+const READERS: usize = 16;
+
+/// The names of directories that somebody is reading, by the directory's number. A leaf lock.
+pub(super) struct Listings(Mutex<LruCache<Number, Reading>>);
+
+struct Reading {
+    listing: Arc<Listing>,
+    /// The last cookies of the pieces that were read, the oldest first.
+    ends: VecDeque<u64>,
+}
+
+impl Default for Listings {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(LISTINGS)))
+    }
+}
+
+impl Listings {
+    /// What somebody who reads on behind a cookie goes on with.
+    fn resume(&self, directory: Number, behind: u64) -> Option<Arc<Listing>> {
+        let mut listings = self.0.lock();
+        let reading = listings.get_mut(&directory)?;
+        let position = reading.ends.iter().position(|&end| end == behind)?;
+        reading.ends.remove(position);
+        let listing = reading.listing.clone();
+        if reading.ends.is_empty() {
+            listings.pop(&directory);
+        }
+        Some(listing)
+    }
+
+    /// The newest names that are kept of a directory.
+    fn newest(&self, directory: Number) -> Option<Arc<Listing>> {
+        let listings = self.0.lock();
+        let reading = listings.peek(&directory)?;
+        Some(reading.listing.clone())
+    }
+
+    /// A piece ended with a cookie, and there may be another one.
+    fn ended(&self, directory: Number, listing: Arc<Listing>, end: u64) {
+        let mut listings = self.0.lock();
+        let reading = listings.get_or_insert_mut(directory, || Reading {
+            listing: listing.clone(),
+            ends: VecDeque::new(),
+        });
+        reading.listing = listing;
+        reading.ends.push_back(end);
+        if reading.ends.len() > READERS {
+            reading.ends.pop_front();
+        }
+    }
+}
+
 /// What an entry stands for.
 enum Of<'a> {
     /// "." or "..".
@@ -75,7 +135,7 @@ fn cookie_of(name: &[u8]) -> u64 {
 }
 
 impl Listing {
-    /// `before`: an earlier listing of the same handle, whose names keep their cookies.
+    /// `before`: an earlier listing that somebody may read on with, whose names keep their cookies.
     fn new(
         names: impl Iterator<Item = Box<[u8]>>,
         before: &Listing,
@@ -120,44 +180,33 @@ fn separate(entries: Vec<(u64, Box<[u8]>)>, before: &Listing) -> Vec<(u64, Box<[
 }
 
 impl Filesystem {
-    /// opendir(3). [`Filesystem::release`] closes it.
+    /// Hands the entries behind a cookie to `take`, "." and ".." first, until it answers `false`:
+    /// that entry was not taken. The end is where it is not called any more.
     ///
     /// # Errors
     /// ENOTDIR.
-    pub fn open_directory(&self, node: &Arc<Node>) -> Outcome<u64> {
-        if node.file_type != FileType::Directory {
-            return Err(Errno::NOTDIR.into());
-        }
-        let handle = DirectoryHandle::new(node.clone());
-        Ok(self.handles.insert_directory(handle))
-    }
-
-    /// Hands the entries behind a cookie to `take`, "." and ".." first, until it answers `false`:
-    /// that entry was not taken. The end is where it is not called any more.
     pub fn read_directory(
         &self,
-        handle: u64,
+        node: &Arc<Node>,
         behind: u64,
         take: &mut dyn FnMut(&Entry<'_>) -> bool,
     ) -> Outcome<()> {
-        let handle = self.handles.directory(handle)?;
         let _names = self.names.read();
-        self.each_entry(&handle, behind, &mut |entry, _| Ok(take(entry)))
+        self.each_entry(node, behind, &mut |entry, _| Ok(take(entry)))
     }
 
     /// Likewise, with the attributes that [`Filesystem::lookup`] would give, and like it counting
     /// one reference to each node whose entry was taken; "." and ".." are not counted.
     pub fn read_directory_plus(
         &self,
-        handle: u64,
+        node: &Arc<Node>,
         behind: u64,
         take: &mut dyn FnMut(&Entry<'_>, &Attributes) -> bool,
     ) -> Outcome<()> {
-        let handle = self.handles.directory(handle)?;
         let mut left = None;
         let outcome = {
             let _names = self.names.read();
-            self.each_entry(&handle, behind, &mut |entry, of| match of {
+            self.each_entry(node, behind, &mut |entry, of| match of {
                 Of::Itself(node) => Ok(take(entry, &self.attributes_of(node)?)),
                 Of::Child(parent, item) => {
                     let node = self.node_of(parent, entry.name, item);
@@ -181,29 +230,36 @@ impl Filesystem {
     /// it reaches the caller, who comes back for the rest.
     fn each_entry(
         &self,
-        handle: &DirectoryHandle,
+        node: &Arc<Node>,
         behind: u64,
         take: &mut dyn FnMut(&Entry<'_>, Of<'_>) -> Outcome<bool>,
     ) -> Outcome<()> {
-        let mut any = false;
-        let outcome = self.each_entry_or_failure(handle, behind, &mut |entry, of| {
+        if node.file_type != FileType::Directory {
+            return Err(Errno::NOTDIR.into());
+        }
+        let listing = self.listing(node, behind)?;
+        let mut end = behind;
+        let outcome = self.each_entry_or_failure(node, &listing, behind, &mut |entry, of| {
             let taken = take(entry, of)?;
-            any |= taken;
+            if taken {
+                end = entry.cookie;
+            }
             Ok(taken)
         });
-        match outcome {
-            Err(_) if any => Ok(()),
-            outcome => outcome,
+        if end == behind {
+            return outcome;
         }
+        self.listings.ended(node.number, listing, end);
+        Ok(())
     }
 
     fn each_entry_or_failure(
         &self,
-        handle: &DirectoryHandle,
+        node: &Arc<Node>,
+        listing: &Listing,
         behind: u64,
         take: &mut dyn FnMut(&Entry<'_>, Of<'_>) -> Outcome<bool>,
     ) -> Outcome<()> {
-        let node = &handle.node;
         let parent = parent_of(node);
         for (cookie, name, node) in [(DOT, &b"."[..], node), (DOT_DOT, b"..", &parent)] {
             let entry = Entry {
@@ -216,7 +272,6 @@ impl Filesystem {
                 return Ok(());
             }
         }
-        let listing = self.listing(handle, behind)?;
         for (cookie, name) in &listing.0[listing.behind(behind)..] {
             // Gone since the names were read.
             let Some(item) = self.item(node, name)? else {
@@ -235,18 +290,21 @@ impl Filesystem {
         Ok(())
     }
 
-    /// The names of a directory, read again where reading begins again. With `names` held.
-    fn listing(&self, handle: &DirectoryHandle, behind: u64) -> Outcome<Arc<Listing>> {
-        let mut kept = handle.listing.lock();
-        if let (Some(listing), false) = (&*kept, behind == START) {
-            return Ok(listing.clone());
+    /// The names of a directory as they were when the piece was read that ended with this cookie,
+    /// else as they are. With `names` held.
+    fn listing(&self, node: &Arc<Node>, behind: u64) -> Outcome<Arc<Listing>> {
+        if behind != START
+            && let Some(listing) = self.listings.resume(node.number, behind)
+        {
+            return Ok(listing);
         }
-        let names = self.names_of(&handle.node)?;
-        let none = Listing::default();
-        let before = kept.as_deref().unwrap_or(&none);
-        let listing = Arc::new(Listing::new(names.into_iter(), before, cookie_of));
-        *kept = Some(listing.clone());
-        Ok(listing)
+        let names = self.names_of(node)?;
+        let before = self.listings.newest(node.number).unwrap_or_default();
+        Ok(Arc::new(Listing::new(
+            names.into_iter(),
+            &before,
+            cookie_of,
+        )))
     }
 
     /// The names that a directory may have: some may be whited out. With `names` held.

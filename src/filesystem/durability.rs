@@ -75,10 +75,9 @@ impl Filesystem {
         self.sync_place(node)
     }
 
-    /// fsync(2) of an open directory: its entries, its metadata and its own name.
-    pub fn sync_directory(&self, handle: u64) -> Outcome<()> {
-        let handle = self.handles.directory(handle)?;
-        self.sync_place(&handle.node)
+    /// fsync(2) of a directory: its entries, its metadata and its own name.
+    pub fn sync_directory(&self, node: &Arc<Node>) -> Outcome<()> {
+        self.sync_place(node)
     }
 
     /// What is private of a file whose content is an object.

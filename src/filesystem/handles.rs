@@ -1,4 +1,4 @@
-//! Handles: what open(2) and opendir(3) of a live image give.
+//! Handles: what open(2) of a live image gives. Directories are read without.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use rustix::io::Errno;
 
 use super::Filesystem;
 use super::change::Notes;
-use super::directory::Listing;
 use super::failure::Outcome;
 use super::node::{Backing, Node, Place};
 
@@ -17,13 +16,7 @@ use super::node::{Backing, Node, Place};
 #[derive(Default)]
 pub(super) struct Handles {
     last: AtomicU64,
-    open: Mutex<HashMap<u64, Handle>>,
-}
-
-#[derive(Clone)]
-enum Handle {
-    File(Arc<FileHandle>),
-    Directory(Arc<DirectoryHandle>),
+    open: Mutex<HashMap<u64, Arc<FileHandle>>>,
 }
 
 /// An open regular file.
@@ -33,13 +26,6 @@ pub(super) struct FileHandle {
     pub(super) writer: Option<Writer>,
     /// execve(2) opened it.
     execute: bool,
-}
-
-/// An open directory.
-pub(super) struct DirectoryHandle {
-    pub(super) node: Arc<Node>,
-    /// The names as they were when reading began; `None` before.
-    pub(super) listing: Mutex<Option<Arc<Listing>>>,
 }
 
 /// One of a node's writers, as long as it lives. While there is one the node is not folded.
@@ -110,35 +96,11 @@ impl Drop for FileHandle {
     }
 }
 
-impl DirectoryHandle {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        node.state.lock().handles += 1;
-        Self {
-            node,
-            listing: Mutex::new(None),
-        }
-    }
-}
-
-impl Drop for DirectoryHandle {
-    fn drop(&mut self) {
-        self.node.state.lock().handles -= 1;
-    }
-}
-
 impl Handles {
-    fn insert(&self, handle: Handle) -> u64 {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.lock().insert(id, handle);
-        id
-    }
-
     pub(super) fn insert_file(&self, handle: FileHandle) -> u64 {
-        self.insert(Handle::File(Arc::new(handle)))
-    }
-
-    pub(super) fn insert_directory(&self, handle: DirectoryHandle) -> u64 {
-        self.insert(Handle::Directory(Arc::new(handle)))
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.lock().insert(id, Arc::new(handle));
+        id
     }
 
     /// The open file of an id.
@@ -146,34 +108,17 @@ impl Handles {
     /// # Errors
     /// EBADF.
     pub(super) fn file(&self, id: u64) -> Outcome<Arc<FileHandle>> {
-        match self.open.lock().get(&id) {
-            Some(Handle::File(handle)) => Ok(handle.clone()),
-            _ => Err(Errno::BADF.into()),
-        }
-    }
-
-    /// The open directory of an id.
-    ///
-    /// # Errors
-    /// EBADF.
-    pub(super) fn directory(&self, id: u64) -> Outcome<Arc<DirectoryHandle>> {
-        match self.open.lock().get(&id) {
-            Some(Handle::Directory(handle)) => Ok(handle.clone()),
-            _ => Err(Errno::BADF.into()),
-        }
+        Ok(self.open.lock().get(&id).cloned().ok_or(Errno::BADF)?)
     }
 }
 
 impl Filesystem {
-    /// Closes a handle, of a file or a directory. The kernel does so when nothing uses it any more.
+    /// Closes a handle. The kernel does so when nothing uses it any more.
     pub fn release(&self, id: u64) {
         let Some(handle) = self.handles.open.lock().remove(&id) else {
             return;
         };
-        let node = match &handle {
-            Handle::File(handle) => handle.node.clone(),
-            Handle::Directory(handle) => handle.node.clone(),
-        };
+        let node = handle.node.clone();
         drop(handle);
         self.done(node);
     }

@@ -6,10 +6,10 @@
 //! node.content          content of one file is promoted, folded or truncated    (long)
 //!   family.change       shared: any change of names or metadata; exclusive: a commit
 //!     names             the image's names, places and sources                    (short: no data is copied)
-//!       listing         what one directory handle has read
 //!       table           number to node
 //!       directories     open private directories
 //!       replaced        open private directories without a name
+//!       listings        names of directories that are being read
 //!         node.state    a leaf; handles and synced, too
 //! ```
 //! Never two of one kind at a time. A change of names: `change.read()`, then `names.write()`;
@@ -70,6 +70,7 @@ use crate::store::open::Store;
 pub use caller::Caller;
 use change::Change;
 pub use change::ChangeLock;
+use directory::Listings;
 use durability::SyncedDirectories;
 use failure::Outcome;
 use handles::Handles;
@@ -93,6 +94,7 @@ pub struct Filesystem {
     /// Private directories that another one was renamed over: only the descriptor leads to them.
     pub(super) replaced: Mutex<HashMap<Number, Arc<OwnedFd>>>,
     handles: Handles,
+    listings: Listings,
     synced: SyncedDirectories,
 }
 
@@ -126,6 +128,7 @@ impl Filesystem {
             root,
             replaced: Mutex::default(),
             handles: Handles::default(),
+            listings: Listings::default(),
             synced: SyncedDirectories::default(),
         })
     }

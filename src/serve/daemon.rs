@@ -16,6 +16,7 @@ use super::folding::Folding;
 use super::fuse::adapter::Adapter;
 use super::fuse::mount::Mounted;
 use super::fuse::pool;
+use super::fuse::requests::{Counted, Requests};
 use super::metrics::Numbers;
 use super::metrics_server::MetricsServer;
 use super::mount_table;
@@ -104,6 +105,7 @@ pub struct Daemon {
     /// Whether somebody has asked for a mount, in vain or not.
     was_asked: AtomicBool,
     pool: Arc<rayon::ThreadPool>,
+    requests: Arc<Requests>,
 }
 
 impl Daemon {
@@ -119,6 +121,7 @@ impl Daemon {
             end: eventfd(0, EventfdFlags::CLOEXEC).about("an eventfd")?,
             was_asked: AtomicBool::new(false),
             pool: pool::pool()?,
+            requests: Arc::default(),
         }))
     }
 
@@ -160,6 +163,7 @@ impl Daemon {
         let context = &self.context;
         let mut numbers = Numbers {
             started: self.started,
+            requests: self.requests.counts(),
             promotions: context.images.promotions(),
             damaged: context.store.objects().verification().damaged().len() as u64,
             idle_passes: context.passes.idle(),
@@ -369,7 +373,7 @@ impl Daemon {
         let adapter = Adapter::new(filesystem, self.pool.clone());
         let source = mount_table::source_of(self.context.store.path(), &image.name);
         Mounted::new(
-            adapter,
+            Counted::new(adapter, self.requests.clone()),
             directory,
             source,
             options,

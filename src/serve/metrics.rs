@@ -26,8 +26,10 @@ pub(super) struct Numbers {
     pub(super) mounts: u64,
     /// Inodes of them that the kernel refers to.
     pub(super) nodes: u64,
-    /// Open files and directories of them.
+    /// Open files of them.
     pub(super) handles: u64,
+    /// Requests of the kernel, by what its protocol calls them.
+    pub(super) requests: Vec<(&'static str, u64)>,
     /// Copies of shared files.
     pub(super) promotions: Promotions,
     /// Objects that were found damaged.
@@ -67,11 +69,7 @@ impl Numbers {
                 "Inodes of mounted images that the kernel refers to",
                 self.nodes,
             ),
-            (
-                "handles",
-                "Open files and directories of mounted images",
-                self.handles,
-            ),
+            ("handles", "Open files of mounted images", self.handles),
             (
                 "damaged_objects",
                 "Objects that were found damaged",
@@ -81,6 +79,13 @@ impl Numbers {
             let number = i64::try_from(number).unwrap_or(i64::MAX);
             registry.register(name, help, gauge(number));
         }
+        let requests = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        for &(operation, count) in &self.requests {
+            requests.get_or_create(&[("op", operation)]).inc_by(count);
+        }
+        let help =
+            "Requests of the kernel about mounted images, and notices that it forgets inodes";
+        registry.register("requests", help, requests);
         let help = "Shared files that were given to an image as its own";
         registry.register("promoted_files", help, counter(self.promotions.files));
         let failures = counter(self.promotions.failures);
@@ -192,6 +197,7 @@ mod tests {
     fn names_have_units_and_the_text_has_an_end() {
         let numbers = Numbers {
             mounts: 2,
+            requests: vec![("lookup", 6), ("open", 0)],
             promotions: Promotions {
                 files: 3,
                 bytes: 4096,
@@ -213,6 +219,8 @@ mod tests {
         let text = numbers.text().unwrap();
         for line in [
             "foldfs_mounts 2",
+            "foldfs_requests_total{op=\"lookup\"} 6",
+            "foldfs_requests_total{op=\"open\"} 0",
             "foldfs_promoted_files_total 3",
             "foldfs_promoted_bytes_total 4096",
             "foldfs_promotion_failures_total 1",

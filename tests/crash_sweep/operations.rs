@@ -281,10 +281,7 @@ impl Hands {
     /// fsync(2) of a directory.
     pub fn sync_directory(&self, path: &str) -> Done {
         let node = self.node(path)?;
-        let handle = self.0.open_directory(&node).map_err(refused)?;
-        let done = self.0.sync_directory(handle).map_err(refused);
-        self.0.release(handle);
-        done
+        self.0.sync_directory(&node).map_err(refused)
     }
 
     /// Does something while a file is open for writing.

@@ -6,7 +6,7 @@ fn boxed(names: &[&str]) -> Vec<Box<[u8]>> {
 }
 
 /// All entries behind a cookie, at most `room` of them.
-fn read(image: &TestImage, handle: u64, behind: u64, room: usize) -> Vec<(String, u64, u64)> {
+fn read(image: &TestImage, node: &Arc<Node>, behind: u64, room: usize) -> Vec<(String, u64, u64)> {
     let mut entries = Vec::new();
     let take = &mut |entry: &Entry<'_>| {
         if entries.len() == room {
@@ -16,7 +16,7 @@ fn read(image: &TestImage, handle: u64, behind: u64, room: usize) -> Vec<(String
         entries.push((name, entry.number.get(), entry.cookie));
         true
     };
-    image.fs.read_directory(handle, behind, take).unwrap();
+    image.fs.read_directory(node, behind, take).unwrap();
     entries
 }
 
@@ -24,8 +24,7 @@ fn read(image: &TestImage, handle: u64, behind: u64, room: usize) -> Vec<(String
 fn entries_come_once_in_pieces_of_any_size() {
     let image = TestImage::new();
     let node = image.node("dir");
-    let handle = image.fs.open_directory(&node).unwrap();
-    let all = read(&image, handle, START, usize::MAX);
+    let all = read(&image, &node, START, usize::MAX);
     let mut names: Vec<_> = all.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(names[..2], [".", ".."]);
     names.sort_unstable();
@@ -34,7 +33,7 @@ fn entries_come_once_in_pieces_of_any_size() {
         let mut behind = START;
         let mut pieces = Vec::new();
         loop {
-            let piece = read(&image, handle, behind, room);
+            let piece = read(&image, &node, behind, room);
             let Some((_, _, cookie)) = piece.last() else {
                 break;
             };
@@ -45,7 +44,6 @@ fn entries_come_once_in_pieces_of_any_size() {
     }
     assert_eq!(all[0].1, node.number.get());
     assert_eq!(all[1].1, 1);
-    image.fs.release(handle);
 }
 
 #[test]
@@ -53,7 +51,6 @@ fn a_listing_with_attributes_counts_lookups_of_what_was_taken() {
     let image = TestImage::new();
     let node = image.node("dir");
     let nodes = image.fs.nodes();
-    let handle = image.fs.open_directory(&node).unwrap();
     let mut taken = Vec::new();
     let take = &mut |entry: &Entry<'_>, attributes: &Attributes| {
         assert_eq!(entry.number, attributes.number);
@@ -63,13 +60,12 @@ fn a_listing_with_attributes_counts_lookups_of_what_was_taken() {
         taken.push(entry.number);
         true
     };
-    image.fs.read_directory_plus(handle, START, take).unwrap();
+    image.fs.read_directory_plus(&node, START, take).unwrap();
     assert_eq!(image.fs.nodes(), nodes + 2);
     for number in &taken[2..] {
         image.fs.forget(*number, 1);
     }
     assert_eq!(image.fs.nodes(), nodes);
-    image.fs.release(handle);
 }
 
 #[test]
@@ -122,12 +118,11 @@ fn untouched_entries_come_once_while_others_come_and_go() {
         image.make(&dir, &format!("goes{number}"), b"");
         image.make(&dir, &format!("moves{number}"), b"");
     }
-    let handle = image.fs.open_directory(&dir).unwrap();
     let mut behind = START;
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut told = Vec::new();
     for round in 0.. {
-        let piece = read(&image, handle, behind, 37);
+        let piece = read(&image, &dir, behind, 37);
         let Some((_, _, cookie)) = piece.last() else {
             break;
         };
@@ -154,21 +149,16 @@ fn untouched_entries_come_once_while_others_come_and_go() {
     let stays = |name: &str| name.starts_with("stays") || ["file", "twin", "link"].contains(&name);
     assert!(seen.values().all(|&count| count == 1));
     assert_eq!(seen.keys().filter(|name| stays(name)).count(), 203);
-    // Back to where a piece began, in the handle that was rewound and in a new one.
-    let other = image.fs.open_directory(&dir).unwrap();
-    assert!(read(&image, handle, START, usize::MAX).len() > 600);
+    // Back to where a piece began, with names that were read since.
+    assert!(read(&image, &dir, START, usize::MAX).len() > 600);
     for (behind, piece) in told.iter().rev().step_by(5) {
         let untouched: Vec<_> = piece.iter().filter(|(name, ..)| stays(name)).collect();
-        for handle in [handle, other] {
-            let again = read(&image, handle, *behind, usize::MAX);
-            let mut again = again.iter().filter(|(name, ..)| stays(name));
-            for entry in &untouched {
-                assert_eq!(again.next(), Some(*entry));
-            }
+        let again = read(&image, &dir, *behind, usize::MAX);
+        let mut again = again.iter().filter(|(name, ..)| stays(name));
+        for entry in &untouched {
+            assert_eq!(again.next(), Some(*entry));
         }
     }
-    image.fs.release(other);
-    image.fs.release(handle);
 }
 
 #[test]
@@ -176,11 +166,10 @@ fn a_large_directory_is_listed_in_linear_time() {
     let image = TestImage::new();
     let sub = image.node("sub");
     let time = |count: usize| {
-        let handle = image.fs.open_directory(&sub).unwrap();
         let start = std::time::Instant::now();
         let (mut behind, mut found) = (START, 0);
         loop {
-            let piece = read(&image, handle, behind, 100);
+            let piece = read(&image, &sub, behind, 100);
             let Some((_, _, cookie)) = piece.last() else {
                 break;
             };
@@ -188,7 +177,6 @@ fn a_large_directory_is_listed_in_linear_time() {
             found += piece.len();
         }
         assert_eq!(found, count + 2);
-        image.fs.release(handle);
         start.elapsed()
     };
     for number in 0..500 {
@@ -200,4 +188,39 @@ fn a_large_directory_is_listed_in_linear_time() {
     }
     let large = time(2500);
     assert!(large < small * 30, "{small:?} {large:?}");
+}
+
+#[test]
+fn many_readers_of_a_directory_see_all_of_it() {
+    let image = TestImage::new();
+    let sub = image.node("sub");
+    for number in 0..200 {
+        image.make(&sub, &format!("a{number}"), b"");
+    }
+    let readers = 2 * READERS;
+    let mut behind = vec![START; readers];
+    let mut seen = vec![0; readers];
+    while behind.iter().any(|&behind| behind != END) {
+        for (behind, seen) in behind.iter_mut().zip(&mut seen) {
+            let piece = read(&image, &sub, *behind, 7);
+            *seen += piece.len();
+            *behind = piece.last().map_or(END, |(_, _, cookie)| *cookie);
+        }
+    }
+    assert!(seen.iter().all(|&seen| seen == 202), "{seen:?}");
+}
+
+#[test]
+fn who_comes_with_another_cookie_sees_what_came_meanwhile() {
+    let image = TestImage::new();
+    let dir = image.node("dir");
+    let all = read(&image, &dir, START, usize::MAX);
+    // Somebody reads on behind "..", somebody else has sought there.
+    let piece = read(&image, &dir, START, 1);
+    assert_eq!(piece[0].2, DOT);
+    image.make(&dir, "new", b"");
+    let sought = read(&image, &dir, DOT_DOT, usize::MAX);
+    assert_eq!(sought.len(), all.len() - 2 + 1);
+    let read_on = read(&image, &dir, DOT, usize::MAX);
+    assert!(read_on.len() >= all.len() - 1);
 }

@@ -20,11 +20,13 @@ use super::answer::{
 use super::capabilities::{DATA_MAX, negotiate};
 use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
 use crate::filesystem::Filesystem;
+use crate::filesystem::attributes::Attributes;
 use crate::filesystem::data::{Seek, SetId};
+use crate::filesystem::directory::Entry;
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
 use crate::filesystem::open;
-use crate::filesystem::rename::Entry;
+use crate::filesystem::rename::Entry as Name;
 use crate::filesystem::set_attributes::Changes;
 use crate::filesystem::xattrs::SetXattr;
 use crate::store::metadata::FileType;
@@ -227,11 +229,11 @@ impl fuser::Filesystem for Adapter {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let renamed = self.node(parent).and_then(|parent| {
             let new_parent = self.node(new_parent)?;
-            let old = Entry {
+            let old = Name {
                 parent: &parent,
                 name: name.as_bytes(),
             };
-            let new = Entry {
+            let new = Name {
                 parent: &new_parent,
                 name: new_name.as_bytes(),
             };
@@ -342,15 +344,16 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
+    /// close(2) waits for nothing, as no write is held back. The kernel asks once, and never again.
     fn flush(
         &self,
         _req: &Request,
         _nodeid: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        empty(reply, self.filesystem.flush(fh.0));
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(
@@ -380,26 +383,25 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn opendir(&self, _req: &Request, nodeid: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let opened = self
-            .node(nodeid)
-            .and_then(|node| self.filesystem.open_directory(&node));
-        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
-        answer!(reply, opened, handle => reply.opened(FileHandle(handle), flags));
+    /// Directories are read without handles. The kernel (5.1) asks once, and keeps what it reads.
+    fn opendir(&self, _req: &Request, _nodeid: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn readdir(
         &self,
         _req: &Request,
-        _nodeid: INodeNo,
-        fh: FileHandle,
+        nodeid: INodeNo,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let read = self.filesystem.read_directory(fh.0, offset, &mut |entry| {
-            let number = INodeNo(entry.number.get());
-            let name = OsStr::from_bytes(entry.name);
-            !reply.add(number, entry.cookie, file_type(entry.file_type), name)
+        let read = self.node(nodeid).and_then(|node| {
+            self.filesystem.read_directory(&node, offset, &mut |entry| {
+                let number = INodeNo(entry.number.get());
+                let name = OsStr::from_bytes(entry.name);
+                !reply.add(number, entry.cookie, file_type(entry.file_type), name)
+            })
         });
         answer!(reply, read, _done => reply.ok());
     }
@@ -407,50 +409,40 @@ impl fuser::Filesystem for Adapter {
     fn readdirplus(
         &self,
         _req: &Request,
-        _nodeid: INodeNo,
-        fh: FileHandle,
+        nodeid: INodeNo,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let read = self
-            .filesystem
-            .read_directory_plus(fh.0, offset, &mut |entry, attributes| {
-                let number = INodeNo(entry.number.get());
-                let name = OsStr::from_bytes(entry.name);
-                !reply.add(
-                    number,
-                    entry.cookie,
-                    name,
-                    &FOREVER,
-                    &file_attr(attributes),
-                    GENERATION,
-                )
-            });
+        let take = &mut |entry: &Entry<'_>, attributes: &Attributes| {
+            !reply.add(
+                INodeNo(entry.number.get()),
+                entry.cookie,
+                OsStr::from_bytes(entry.name),
+                &FOREVER,
+                &file_attr(attributes),
+                GENERATION,
+            )
+        };
+        let read = self.node(nodeid);
+        let read = read.and_then(|node| self.filesystem.read_directory_plus(&node, offset, take));
         answer!(reply, read, _done => reply.ok());
-    }
-
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _nodeid: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.filesystem.release(fh.0);
-        reply.ok();
     }
 
     fn fsyncdir(
         &self,
         _req: &Request,
-        _nodeid: INodeNo,
-        fh: FileHandle,
+        nodeid: INodeNo,
+        _fh: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
+        let node = self.node(nodeid);
         self.run(true, move |filesystem| {
-            empty(reply, filesystem.sync_directory(fh.0))
+            empty(
+                reply,
+                node.and_then(|node| filesystem.sync_directory(&node)),
+            )
         });
     }
 

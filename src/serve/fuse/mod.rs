@@ -6,3 +6,4 @@ mod capabilities;
 mod convert;
 pub mod mount;
 pub mod pool;
+pub mod requests;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::time::Timespec;
 
-use super::adapter::Adapter;
+use super::requests::Counted;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ops::request::MountOptions;
 use crate::serve::mount_table::{self, FILE_SYSTEM_TYPE};
@@ -41,7 +41,7 @@ impl Mounted {
     /// # Errors
     /// No /dev/fuse, no such directory, no privilege; nothing is mounted then.
     pub fn new(
-        adapter: Adapter,
+        adapter: Counted,
         directory: &Path,
         source: OsString,
         options: MountOptions,
