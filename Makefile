@@ -59,8 +59,10 @@ demo: build ## two real Debian images in one store, every claim checked (root)
 	scripts/demo.sh
 
 bench: build ## foldfs beside what one would use instead (root): make bench RUNS=5
+	$(CARGO) build --release --locked --example latency
 	scripts/install-deps.sh bench
 	scripts/trees.sh all
+	scripts/trees.sh workshop
 	python3 scripts/bench.py --runs $(RUNS)
 
 trees: ## the real Debian trees that demo and bench work on, under target/trees (root)

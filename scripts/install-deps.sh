@@ -15,7 +15,9 @@ test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
     python3-prometheus-client:/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py
     rsync:rsync mmdebstrap:mmdebstrap sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
-bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3 jdupes:jdupes rdfind:rdfind"
+bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3 jdupes:jdupes rdfind:rdfind
+    fuse-overlayfs:fuse-overlayfs unionfs-fuse:unionfs e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs mount:losetup
+    util-linux:unshare tar:tar"
 
 # crate@version of a program with the crate's name, as `--version` tells them
 crates="fsx@0.3.2 pjdfstest@0.2.2"

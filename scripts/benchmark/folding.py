@@ -9,8 +9,9 @@ import subprocess
 import threading
 import time
 
+from .client import Client, p99
 from .harness import (
-    BLOCK, EIGHT, MIB, TREES, WORK, allocated, column, entries, foldfs, foldfs_json, fresh,
+    BLOCK, EIGHT, MIB, TREES, WORK, allocated, column, drop_caches, entries, foldfs, foldfs_json, fresh,
     in_turns, mounted, ratios, remove, report, resident, run, say, spread,
 )
 from .imports import unique_contents
@@ -46,12 +47,6 @@ def settled(store):
     """Waits until a pass has found nothing new twice."""
     idle = folding(store)["passes_with_nothing_new"]
     return wait_for(store, lambda found: found["passes_with_nothing_new"] >= idle + 2)
-
-
-def drop_caches():
-    run("sync")
-    with open("/proc/sys/vm/drop_caches", "w") as file:
-        file.write("3\n")
 
 
 def store_of_copies(name):
@@ -210,44 +205,6 @@ def bench_pass(runs):
     remove(many)
 
 
-class Client:
-    """Opens, reads and writes in an image for as long as it is told to; microseconds by kind."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.files = []
-        for number in range(200):
-            path = directory / "srv" / f"known{number}"
-            path.write_bytes(os.urandom(64 * 1024))
-            self.files.append(path)
-
-    def measure(self, is_over):
-        """What each operation took, with the time when it began."""
-        chance = random.Random(7)
-        clock = time.perf_counter_ns
-        found = []
-        while not is_over():
-            path = chance.choice(self.files)
-            at = time.monotonic()
-            begun = clock()
-            file = os.open(path, os.O_RDWR)
-            opened = clock()
-            os.pread(file, BLOCK, chance.randrange(15) * BLOCK)
-            did_read = clock()
-            os.pwrite(file, b"x" * BLOCK, chance.randrange(15) * BLOCK)
-            written = clock()
-            os.close(file)
-            found.append((at, opened - begun, did_read - opened, written - did_read))
-        return found
-
-
-def p99(found, begin, end):
-    """Microseconds, of the operations that began in a window."""
-    some = [times for at, *times in found if begin <= at <= end]
-    return {kind: statistics.quantiles(values, n=100)[98] / 1000
-            for kind, values in zip(["open", "read", "write"], zip(*some))}
-
-
 def watched(store, client, is_over):
     """Runs the client until a condition on the passes holds, for which it is asked all the time."""
     over = threading.Event()
@@ -283,7 +240,7 @@ def bench_latency(runs):
                 for file in range(200):
                     data = random.Random(number * 1000 + file).randbytes(MIB)
                     (directory / image / "srv" / f"equal{file}").write_bytes(data)
-            client = Client(directory / "guest")
+            client = Client(directory / "guest" / "srv")
             run("sync", "-f", store)
             end = time.monotonic() + 3
             times, _ = watched(store, client, lambda _: time.monotonic() > end)
@@ -291,7 +248,7 @@ def bench_latency(runs):
         # Another daemon makes its first pass, two seconds after its start, while the client works.
         configure("interval = '2s'\nquiet = '2s'\n")
         with mounted(store) as (_, directory):
-            client = Client(directory / "guest")
+            client = Client(directory / "guest" / "srv")
             times, end = watched(store, client, lambda status: status["last"] is not None)
             passes.append(folding(store)["last"])
             took = passes[-1]["milliseconds"] / 1000

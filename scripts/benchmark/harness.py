@@ -16,6 +16,7 @@ BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 TREES = Path(os.environ.get("FOLDFS_TREES", ROOT / "target/trees"))
 WORK = ROOT / "target/bench"
 FOLDFS = BUILT / "foldfs"
+LATENCY = BUILT / "examples/latency"
 EIGHT = ["minbase", "web", "postgresql", "numpy", "upgraded", "otherrelease", "changed200", "standard"]
 BLOCK = 4096
 MIB = 1 << 20
@@ -37,13 +38,14 @@ def report(what, measured, bound, holds):
     say(f"  {what}: {measured}   {bound} {verdict}".rstrip())
 
 
-def run(*command, quiet=True):
+def run(*command, quiet=True, **options):
     done = subprocess.run(
         [str(word) for word in command],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.PIPE if quiet else None,
         text=True,
+        **options,
     )
     if done.returncode != 0:
         sys.exit(f"bench: {' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr or ''}")
@@ -110,6 +112,28 @@ def warm(trees):
                         pass
 
 
+def latency(*words):
+    """What examples/latency.rs measured."""
+    return json.loads(run(LATENCY, *words))
+
+
+def stopwatch(*command, **options):
+    """Seconds that a command takes; its output is thrown away."""
+    started = time.monotonic()
+    done = subprocess.run([str(word) for word in command], env=ENVIRONMENT, text=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+    took = time.monotonic() - started
+    if done.returncode != 0:
+        sys.exit(f"bench: {' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr}")
+    return took
+
+
+def drop_caches():
+    run("sync")
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("3\n")
+
+
 def in_turns(runs, sides):
     """Runs each of `sides` (name: function that returns numbers by name) in turns."""
     found = {name: [] for name in sides}
@@ -126,6 +150,34 @@ def ratios(found, ours, theirs, field):
 
 def column(found, side, field):
     return [values[field] for values in found[side]]
+
+
+def amount(seconds):
+    """Durations in the unit that suits them."""
+    middle = statistics.median(seconds)
+    for unit, factor, digits in [("s", 1, 2), ("ms", 1e3, 1), ("us", 1e6, 2)]:
+        if middle * factor >= 1:
+            break
+    return f"{spread([value * factor for value in seconds], digits)} {unit}"
+
+
+def report_speed(what, found, peer, field, least=None, ours="foldfs"):
+    """How fast foldfs is relative to a peer: 2 is twice as fast, 1 as fast."""
+    ratio = ratios(found, peer, ours, field)
+    times = f"{amount(column(found, ours, field))} / {amount(column(found, peer, field))}"
+    bound = "" if least is None else f"at least {least}"
+    holds = None if least is None else statistics.median(ratio) >= least
+    report(f"{what}: speed relative to {peer}", f"{spread(ratio)}; {times}", bound, holds)
+
+
+def report_latency(what, found, operation, step):
+    """How long one of many takes, on each side."""
+    def middle(side, percentile):
+        said = [sample[f"{operation} in detail"][step] for sample in found[side]]
+        return f"{statistics.median(one[percentile] for one in said) / 1000:.2f}"
+
+    times = "; ".join(f"{side} {middle(side, 'p10')} and {middle(side, 'p50')}" for side in found)
+    report(f"{what}, p10 and p50 in us", times, "", None)
 
 
 @contextlib.contextmanager
