@@ -8,6 +8,8 @@
 
 mod common;
 
+#[path = "command_line/applied.rs"]
+mod applied;
 #[path = "command_line/damage.rs"]
 mod damage;
 #[path = "command_line/diffs.rs"]

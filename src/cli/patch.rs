@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::Outcome;
+use super::arguments::DryRun;
 use super::diff;
 use super::session::Session;
-use super::units::{bytes, counted};
+use super::units::{bytes, count, counted};
 use crate::archive::patch::SecretKey;
 use crate::error::{Context as _, Result};
-use crate::ops::patch::{self, CreateOptions, ShowOptions};
-use crate::ops::report::{PatchReport, Report};
+use crate::ops::patch::{self, CreateOptions, OnConflict, ShowOptions};
+use crate::ops::report::{ApplyReport, PatchReport, Report};
+use crate::ops::request::Request;
 use crate::sys::process;
 
 /// Write in what two images or directories differ to a file that another host can read
@@ -25,6 +27,7 @@ pub struct Patch {
 enum PatchCommand {
     Create(Create),
     Show(Show),
+    Apply(Apply),
 }
 
 /// Make the patch that turns OLD into NEW
@@ -61,12 +64,64 @@ struct Show {
     stat: bool,
 }
 
+/// Bring a patch into a family: its base, and each image that has what the patch says was there
+///
+/// No image of the family may be mounted. What an image has changed itself it keeps, which is reported;
+/// the command exits with 3 then.
+#[derive(Debug, Args)]
+struct Apply {
+    /// The patch
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The family
+    #[arg(long, value_name = "FAMILY")]
+    family: String,
+    /// What becomes of it where an image has a version of its own
+    #[arg(long, value_enum, default_value_t = Conflicts::Keep)]
+    on_conflict: Conflicts,
+    /// What it is for; the store keeps it
+    #[arg(long, short = 'm', value_name = "WHY", default_value = "")]
+    message: String,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Conflicts {
+    /// The image keeps it, and the rest is applied
+    Keep,
+    /// Nothing is applied to any image
+    Fail,
+}
+
+impl Apply {
+    fn run(self, session: &Session) -> Result<Outcome> {
+        // Where no daemon runs: some for each image.
+        process::raise_descriptor_limit().about("the limit of open files")?;
+        let file = std::path::absolute(&self.file).about(self.file.display())?;
+        let keys = session.config.patch_keys.iter();
+        let request = Request::ApplyPatch {
+            file: file.into(),
+            keys: keys.map(ToString::to_string).collect(),
+            family: self.family,
+            on_conflict: match self.on_conflict {
+                Conflicts::Keep => OnConflict::Keep,
+                Conflicts::Fail => OnConflict::Fail,
+            },
+            who: std::env::var("SUDO_USER").unwrap_or_else(|_| String::from("root")),
+            why: self.message,
+        };
+        session.run(request, self.dry.dry_run)
+    }
+}
+
 impl Patch {
     /// Runs the subcommand.
     pub fn run(self, session: &Session) -> Result<Outcome> {
         match self.command {
             PatchCommand::Create(create) => create.run(session),
             PatchCommand::Show(show) => show.run(session),
+            PatchCommand::Apply(apply) => apply.run(session),
         }
     }
 }
@@ -130,5 +185,33 @@ pub fn render(report: &PatchReport) -> String {
         out.push('\n');
     }
     out.push_str(&diff::render(&report.changes));
+    out
+}
+
+/// What was, or would be, applied, for standard output.
+pub fn render_applied(report: &ApplyReport, dry_run: bool) -> String {
+    let verb = match (report.applied, dry_run, report.change) {
+        (false, ..) => String::from("not applied"),
+        (true, true, _) => String::from("would be applied"),
+        (true, false, Some(change)) => format!("applied as change {change}"),
+        (true, false, None) => String::from("changes nothing"),
+    };
+    let paths = counted(report.paths, "path");
+    let mut out = format!(
+        "{}, {paths}, to family {}: {verb}\n",
+        report.file, report.family
+    );
+    for image in &report.images {
+        out.push_str(&format!(
+            "{}: {} follow, {} had it, {} kept\n",
+            image.image,
+            count(image.changed),
+            count(image.unchanged),
+            count(image.conflicts.len() as u64),
+        ));
+        for conflict in &image.conflicts {
+            out.push_str(&format!("  keeps {}: {}\n", conflict.path, conflict.reason));
+        }
+    }
     out
 }

@@ -31,6 +31,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Why(report) => why(report),
         Report::Diff(report) => diff::render(report),
         Report::Patch(report) => patch::render(report),
+        Report::Apply(report) => patch::render_applied(report, dry_run),
         Report::Export(report) => export(report),
         Report::Mount(report) => mounts(report, would.verb("mounted", "would be mounted")),
         Report::Unmount(report) => mounts(report, would.verb("unmounted", "would be unmounted")),

@@ -260,7 +260,7 @@ impl Filesystem {
     }
 
     /// Puts a draft where there is room for it.
-    fn fill(
+    pub(super) fn fill(
         &self,
         room: Room,
         draft: Draft<'_>,

@@ -2,6 +2,7 @@
 //! same [`Filesystem`], whoever comes first.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -35,6 +36,8 @@ pub struct Images {
     shared: Arc<SharedLayer>,
     changes: Mutex<HashMap<FamilyId, ChangeLock>>,
     live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
+    /// Images that nobody may use now, and why.
+    withheld: Mutex<HashMap<ImageId, Error>>,
     /// Of each image; kept when it is not alive any more.
     notes: Mutex<HashMap<ImageId, Arc<Notes>>>,
 }
@@ -48,6 +51,7 @@ impl Images {
             shared,
             changes: Mutex::default(),
             live: Mutex::default(),
+            withheld: Mutex::default(),
             notes: Mutex::default(),
         }
     }
@@ -67,8 +71,61 @@ impl Images {
         self.changes.lock().entry(family).or_default().clone()
     }
 
+    /// Nobody gets to use an image, or to look at it, for this reason, until [`Images::give_back`].
+    pub fn withhold(&self, image: ImageId, reason: Error) {
+        self.withheld.lock().insert(image, reason);
+    }
+
+    /// [`Images::withhold`], unless somebody uses the image; the error is why not.
+    ///
+    /// # Errors
+    /// It is in use, or withheld already.
+    pub fn withhold_unused(&self, image: ImageId, reason: Error) -> Result<(), String> {
+        // Nobody can bring it to life meanwhile.
+        let live = self.live.lock();
+        if live.get(&image).is_some_and(|weak| weak.strong_count() > 0) {
+            return Err(String::from("it is in use"));
+        }
+        match self.withheld.lock().entry(image) {
+            Entry::Occupied(there) => Err(there.get().cause.clone()),
+            Entry::Vacant(free) => {
+                free.insert(reason);
+                Ok(())
+            }
+        }
+    }
+
+    /// An image may be used again.
+    pub fn give_back(&self, image: ImageId) {
+        self.withheld.lock().remove(&image);
+    }
+
+    fn refuse_withheld(&self, image: ImageId) -> Result<()> {
+        if let Some(reason) = self.withheld.lock().get(&image) {
+            return Err(reason.clone());
+        }
+        // Another process may have been cut short since this one has opened the store.
+        if self.store.access() == Access::Read {
+            let left = self.store.unfinished_changes()?;
+            if let Some((change, _)) = left.iter().find(|(_, left)| *left == image) {
+                let cause = format!("change {change} is not carried out in it yet");
+                return Err(Error::busy(format!("images/{image}"), cause)
+                    .remedy("run a command that alters the store, `foldfs fold` for one"));
+            }
+        }
+        Ok(())
+    }
+
     /// A look at an image, for those who change nothing.
+    ///
+    /// # Errors
+    /// It is withheld; those of the catalog.
     pub fn view(&self, image: &Image) -> Result<View> {
+        self.refuse_withheld(image.id)?;
+        self.open_view(image)
+    }
+
+    fn open_view(&self, image: &Image) -> Result<View> {
         let family = self.store.catalog().family(image.family)?.ok_or_else(|| {
             Error::failed(
                 format!("image {:?}", image.name),
@@ -153,7 +210,19 @@ impl Images {
 
     /// The live image; brought to life if nobody uses it yet, what a commit left to be uncovered in
     /// it being done first. It stays alive as long as the answer does.
+    ///
+    /// # Errors
+    /// It is withheld; it is damaged; those of the catalog.
     pub fn filesystem(&self, image: ImageId) -> Result<Arc<Filesystem>> {
+        self.refuse_withheld(image)?;
+        self.withheld_filesystem(image)
+    }
+
+    /// Likewise, for who withholds it.
+    ///
+    /// # Errors
+    /// As [`Images::filesystem`].
+    pub fn withheld_filesystem(&self, image: ImageId) -> Result<Arc<Filesystem>> {
         let mut live = self.live.lock();
         if let Some(filesystem) = live.get(&image).and_then(Weak::upgrade) {
             return Ok(filesystem);
@@ -163,7 +232,7 @@ impl Images {
             .catalog()
             .image(image)?
             .ok_or_else(|| Error::failed(format!("image {image}"), "there is no such image"))?;
-        let view = self.view(&row)?;
+        let view = self.open_view(&row)?;
         let change = self.change_lock(row.family);
         let mut filesystem = Filesystem::new(self.store.clone(), view, change)?;
         filesystem.change.note_in(self.notes(image));

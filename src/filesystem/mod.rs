@@ -28,6 +28,7 @@ pub mod directory;
 mod durability;
 pub mod failure;
 pub mod fold_file;
+mod follow;
 pub mod handles;
 pub mod hold;
 pub mod images;

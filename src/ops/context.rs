@@ -34,9 +34,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context for a store with nothing mounted.
+    /// A context for a store with nothing mounted. Changes that were cut short are carried out first.
     pub fn new(store: Arc<Store>, threads: usize) -> Self {
-        Self {
+        let context = Self {
             images: Images::new(store.clone()),
             placements: Placements::default(),
             passes: Passes::default(),
@@ -45,7 +45,9 @@ impl Context {
             threads,
             mounted: RwLock::default(),
             alone: Mutex::new(()),
-        }
+        };
+        super::patch::finish_left(&context);
+        context
     }
 
     /// Waits until no other operation that alters the store runs, and keeps others waiting. A

@@ -76,6 +76,7 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             let family = family.clone();
             fold(context, Options { family }, dry_run, progress).map(Report::Fold)
         }
+        Request::ApplyPatch { .. } => apply_patch(context, &call.request, dry_run, progress),
         Request::Log { last } => super::history::log(context, *last).map(Report::Log),
         Request::Hold { image, paths } => {
             let plan = super::hold::plan(context, image, paths)?;
@@ -119,6 +120,43 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             Err(Error::failed("mounting", "only a daemon can do it"))
         }
     }
+}
+
+fn apply_patch(
+    context: &Context,
+    request: &Request,
+    dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let Request::ApplyPatch {
+        file,
+        keys,
+        family,
+        on_conflict,
+        who,
+        why,
+    } = request
+    else {
+        return Err(Error::failed("patch", "this is no request to apply one"));
+    };
+    let keys = keys.iter().map(|key| {
+        key.parse()
+            .map_err(|_| Error::usage(format!("key {key:?}"), "it is no public key"))
+    });
+    let options = super::patch::ApplyOptions {
+        file: file.as_path().to_owned(),
+        keys: keys.collect::<Result<_>>()?,
+        family: family.clone(),
+        on_conflict: *on_conflict,
+        who: who.clone(),
+        why: why.clone(),
+    };
+    let plan = super::patch::plan(context, &options, progress)?;
+    let report = match dry_run {
+        true => plan.report(None),
+        false => super::patch::apply(context, plan, progress)?,
+    };
+    Ok(Report::Apply(report))
 }
 
 fn fold(

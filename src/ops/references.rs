@@ -26,6 +26,11 @@ use crate::sys::xattr;
 /// The catalog's and the file system's; an entry whose mark cannot be read.
 pub fn references(context: &Context) -> Result<HashSet<Digest>> {
     let catalog = context.store.catalog();
+    if !context.store.unfinished_changes()?.is_empty() {
+        let cause = "a change is not carried out in all images yet, which needs its contents";
+        return Err(Error::busy("objects", cause)
+            .remedy("see what the log says of it, and open the store once more"));
+    }
     let mut found = HashSet::new();
     for image in catalog.images()? {
         let change = context.images.change_lock(image.family);

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::export::Format;
 pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
-pub use super::report_patch::{PatchContents, PatchReport};
+pub use super::report_patch::{
+    AppliedConflict, AppliedImage, ApplyReport, PatchContents, PatchReport,
+};
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
 
@@ -48,6 +50,8 @@ pub enum Report {
     Diff(DiffReport),
     /// Of `foldfs patch create` and `patch show`, which are no requests: they alter no store.
     Patch(PatchReport),
+    /// To `ApplyPatch`.
+    Apply(ApplyReport),
     /// Of `foldfs export`, which is no request: it only reads.
     Export(ExportReport),
     /// To `Mount`.
@@ -62,6 +66,7 @@ impl Report {
         match self {
             Report::Check(check) => !check.findings.is_empty(),
             Report::Diff(diff) => !diff.equal,
+            Report::Apply(apply) => apply.images.iter().any(|image| !image.conflicts.is_empty()),
             Report::Patch(patch) => !patch.accepted,
             Report::Fold(fold) => !fold.left_out.is_empty(),
             Report::Status(status) => !status.left_out.is_empty(),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::patch::Conflict;
 use super::report_diff::DiffReport;
 use crate::path_bytes::PathBytes;
 
@@ -35,4 +36,43 @@ pub struct PatchContents {
     pub stored_bytes: u64,
     /// How many of them are told by what differs from an old one.
     pub deltas: u64,
+}
+
+/// A patch was applied to a family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyReport {
+    /// The patch.
+    pub file: PathBytes,
+    /// The family.
+    pub family: String,
+    /// The change that it is now; `None` in a dry run, or if nothing was changed.
+    pub change: Option<i64>,
+    /// False if nothing may be applied because of conflicts.
+    pub applied: bool,
+    /// How many paths the patch changes.
+    pub paths: u64,
+    /// The family's images, its base first.
+    pub images: Vec<AppliedImage>,
+}
+
+/// What became of a patch in one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedImage {
+    /// Its name; the base has the family's.
+    pub image: String,
+    /// Paths that have their new version now.
+    pub changed: u64,
+    /// Paths that had it.
+    pub unchanged: u64,
+    /// Paths that keep a version of the image's own.
+    pub conflicts: Vec<AppliedConflict>,
+}
+
+/// A path that an image keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedConflict {
+    /// From the root.
+    pub path: PathBytes,
+    /// Why: `differs`, `missing`, `exists`, `not-empty`, `no-directory`, `held`.
+    pub reason: Conflict,
 }

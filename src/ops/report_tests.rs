@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::export::Format;
+use super::patch::Conflict;
 use super::report::*;
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
@@ -216,6 +217,22 @@ fn samples() -> Vec<Report> {
             accepted: true,
             contents: PatchContents::default(),
             changes: diff(),
+        }),
+        Report::Apply(ApplyReport {
+            file: path(),
+            family: text(),
+            change: Some(1),
+            applied: true,
+            paths: 1,
+            images: vec![AppliedImage {
+                image: text(),
+                changed: 1,
+                unchanged: 1,
+                conflicts: vec![AppliedConflict {
+                    path: path(),
+                    reason: Conflict::NotEmpty,
+                }],
+            }],
         }),
         Report::Export(ExportReport {
             image: text(),

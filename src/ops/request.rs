@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::patch::OnConflict;
 use crate::error::{Error, Result};
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
@@ -76,6 +77,21 @@ pub enum Request {
         /// Held paths.
         paths: Vec<PathBytes>,
     },
+    /// Bring a patch into a family.
+    ApplyPatch {
+        /// The patch: an absolute path of the host.
+        file: PathBytes,
+        /// Public keys one of which must have signed it; none: anybody, or nobody.
+        keys: Vec<String>,
+        /// The family.
+        family: String,
+        /// What becomes of it where an image has a version of its own.
+        on_conflict: OnConflict,
+        /// Who asks for it.
+        who: String,
+        /// What for.
+        why: String,
+    },
     /// What passes and folds did.
     Log {
         /// The newest ones, so many; `None`: all.
@@ -131,6 +147,7 @@ impl Request {
             | Request::Remove { .. }
             | Request::Fold { .. }
             | Request::Release { .. }
+            | Request::ApplyPatch { .. }
             | Request::Collect
             | Request::Mount { .. }
             | Request::Unmount { .. } => true,

@@ -11,6 +11,7 @@
 //!     work/DIGEST                             work_name
 //!   staging/
 //!   run/lock  run/control.sock  run/daemon.log  run/folds.log  run/folds.log.1
+//!   changes/ID  changes/ID-IMAGE
 //!   quarantine/NUMBER  quarantine/list
 //! ```
 
@@ -38,6 +39,8 @@ pub const STAGING: &str = "staging";
 /// How the directory in [`STAGING`] begins that holds objects being collected, by
 /// [`work_name`].
 pub const WITHDRAWN: &str = "withdrawn";
+/// The changes of families.
+pub const CHANGES: &str = "changes";
 /// What a repair moved out of the way.
 pub const QUARANTINE: &str = "quarantine";
 /// What lies there, and why, in [`QUARANTINE`].

@@ -3,6 +3,7 @@
 pub mod becoming;
 pub mod cache;
 pub mod catalog;
+mod changes;
 pub mod content;
 #[cfg(test)]
 mod crash_tests;

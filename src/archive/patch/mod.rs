@@ -35,7 +35,7 @@ pub use writer::PatchWriter;
 use crate::store::digest::Digest;
 
 /// A content by what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentId {
     /// Its SHA-256.
     pub digest: Digest,

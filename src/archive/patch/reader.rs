@@ -209,6 +209,16 @@ impl PatchFile {
             .remedy("do not use it: foldfs has not made it so")
     }
 
+    /// The file itself.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Where a content stands in the table; `None`: it is not in the patch.
+    pub fn place(&self, id: &ContentId) -> Option<usize> {
+        self.places.get(id).map(|(place, _)| *place)
+    }
+
     /// How a content is in the patch; `None`: it is not.
     pub fn content(&self, id: &ContentId) -> Option<&PatchContent> {
         let (place, _) = self.places.get(id)?;

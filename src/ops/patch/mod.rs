@@ -1,10 +1,20 @@
 //! patch: a change of a tree as a file.
 
+mod apply;
+mod contents;
 mod create;
+mod decide;
+mod observe;
 mod show;
+mod steps;
+mod target;
+mod unfinished;
 
+pub use apply::{ApplyOptions, ApplyPlan, OnConflict, apply, plan};
 pub use create::{CreateOptions, create};
+pub use decide::Conflict;
 pub use show::{ShowOptions, show};
+pub use unfinished::finish_left;
 
 use super::report::{PatchContents, PatchReport};
 use crate::archive::patch::{PatchTable, PathVersion, PublicKey};

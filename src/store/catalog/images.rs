@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::name::check_name;
 use super::read::Reads;
-use super::records::{Alias, ImageRole, NewFamily, NewImage, NewUncover};
+use super::records::{Alias, Change, ImageRole, NewFamily, NewImage, NewUncover};
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 use crate::store::number::{FamilyId, ImageId, Number};
@@ -192,6 +192,25 @@ impl Transaction<'_> {
             self.run(sql, [id.0])?;
         }
         self.run_one("families", id, "DELETE FROM families WHERE id = ?1", [id.0])
+    }
+
+    /// Notes a change of a family.
+    ///
+    /// # Errors
+    /// When its id is taken.
+    pub fn add_change(&self, change: &Change) -> Result<()> {
+        let sql = "INSERT INTO changes (id, family, time, who, kind, why) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let Change {
+            id,
+            family,
+            time,
+            who,
+            kind,
+            why,
+        } = change;
+        self.run(sql, params![id, family.0, time, who, kind, why])?;
+        Ok(())
     }
 
     /// Sets a family's rule of placement.

@@ -30,8 +30,8 @@ pub use name::check_name;
 pub use numbers::Numbers;
 pub use read::Reads;
 pub use records::{
-    Alias, Family, FamilyCounts, Image, ImageRole, NewFamily, NewImage, NewUncover, Share, Uncover,
-    UncoverAction,
+    Alias, Change, Family, FamilyCounts, Image, ImageRole, NewFamily, NewImage, NewUncover, Share,
+    Uncover, UncoverAction,
 };
 pub use transaction::Transaction;
 

@@ -369,6 +369,18 @@ pub trait Reads {
         self.with(|c| all(c, sql, [image.0], |row| Ok(name(row, 0, "holds")?.into())))
     }
 
+    /// Whether a change was committed.
+    fn has_change(&self, id: i64) -> Result<bool> {
+        let sql = "SELECT id FROM changes WHERE id = ?1";
+        self.with(|c| Ok(first(c, sql, [id], |row| Ok(row.get::<_, i64>(0)?))?.is_some()))
+    }
+
+    /// The id that the next change gets: never one that there was before.
+    fn next_change_id(&self) -> Result<i64> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'changes'";
+        self.with(|c| Ok(first(c, sql, [], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or(0) + 1))
+    }
+
     /// The first number that is not reserved: every number in use lies below it.
     fn next_number(&self) -> Result<u64> {
         let sql = "SELECT next_number FROM counter WHERE id = 1";

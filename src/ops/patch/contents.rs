@@ -1,0 +1,134 @@
+//! The contents that a change needs become objects.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::observe;
+use super::target::Target;
+use crate::archive::patch::{ContentId, PatchFile, PathVersion};
+use crate::error::{Context as _, Error, Result};
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::store::content::digest_of;
+use crate::sys::copy;
+use crate::sys::durable::{self, Step};
+
+/// A run of so many zeros becomes a hole.
+const HOLE: usize = 64 << 10;
+
+/// The contents that somebody who follows the patch gets, and the store lacks.
+pub(super) fn needed(
+    store: &Store,
+    patch: &PatchFile,
+    targets: &[Target],
+) -> Result<BTreeSet<(usize, ContentId)>> {
+    let entries = &patch.table().entries;
+    let mut needed = BTreeSet::new();
+    for target in targets {
+        for index in target.steps.follow() {
+            let new = entries[index].new.as_ref();
+            if let Some(id) = new.and_then(PathVersion::content_id)
+                && !store.objects().exists(&id.digest)?
+            {
+                needed.insert(id);
+            }
+        }
+    }
+    // In the order in which they lie in the patch.
+    let places = needed
+        .into_iter()
+        .map(|id| (patch.place(&id).unwrap_or(usize::MAX), id));
+    Ok(places.collect())
+}
+
+/// Makes objects of these contents, on the disk after the next sync.
+///
+/// # Errors
+/// One is neither in the patch nor anywhere in the family, or is told by an old one that is not;
+/// ENOSPC.
+pub(super) fn provide(
+    store: &Store,
+    patch: &PatchFile,
+    targets: &[Target],
+    needed: &BTreeSet<(usize, ContentId)>,
+    progress: &dyn Progress,
+) -> Result<()> {
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let staging = store.stage("patch")?;
+    let directory = staging.directory();
+    for (_, id) in needed {
+        progress.message(&format!("unpacking {}", id.digest));
+        let name = id.digest.to_string();
+        let file = durable::create(directory, name.as_bytes(), 0o400).about("staging")?;
+        fill(store, patch, targets, id, &file)?;
+    }
+    // An object gets its name only when its content is on the disk.
+    store.sync()?;
+    for (_, id) in needed {
+        let name = id.digest.to_string();
+        store
+            .objects()
+            .publish(directory, name.as_bytes(), &id.digest)?;
+    }
+    Ok(())
+}
+
+fn fill(
+    store: &Store,
+    patch: &PatchFile,
+    targets: &[Target],
+    id: &ContentId,
+    file: &OwnedFd,
+) -> Result<()> {
+    let Some(content) = patch.content(id) else {
+        let old = old_content(store, targets, id)?;
+        durable::perform(Step::Write, || {
+            copy::copy(old.as_fd(), file.as_fd(), id.size)
+        })
+        .about("staging")?;
+        let found = digest_of(file.as_fd()).about("staging")?;
+        return match found == id.digest {
+            true => Ok(()),
+            false => Err(
+                Error::failed(format!("content {}", id.digest), "it changed meanwhile")
+                    .remedy("try again"),
+            ),
+        };
+    };
+    let old = content
+        .base
+        .map(|base| old_content(store, targets, &base))
+        .transpose()?;
+    let mut position = 0;
+    patch.unpack(id, old.as_ref().map(OwnedFd::as_fd), &mut |bytes| {
+        let write = || -> rustix::io::Result<()> {
+            for (piece, at) in bytes.chunks(HOLE).zip((position..).step_by(HOLE)) {
+                if piece.iter().any(|&byte| byte != 0) {
+                    copy::write_all_at(file, piece, at)?;
+                }
+            }
+            Ok(())
+        };
+        durable::perform(Step::Write, write).about("staging")?;
+        position += bytes.len() as u64;
+        Ok(())
+    })?;
+    durable::truncate(file, id.size).about("staging")
+}
+
+/// A content that the patch expects here: an object, or a private file of an image of the family.
+fn old_content(store: &Store, targets: &[Target], id: &ContentId) -> Result<OwnedFd> {
+    if store.objects().exists(&id.digest)? {
+        return store.objects().open(&id.digest);
+    }
+    for target in targets {
+        if let Some(path) = target.contents.get(id) {
+            return observe::open(&target.filesystem, store.objects(), path);
+        }
+    }
+    let cause = "no image of the family has it, and the patch tells others by it";
+    Err(Error::failed(format!("content {}", id.digest), cause)
+        .remedy("make a patch from a tree that the family has"))
+}

@@ -1,0 +1,178 @@
+//! `changes/`: the patch of each change of a family, and what of a change that was committed is still to
+//! be done in an image.
+//!
+//! ```text
+//! STORE/changes/ID          the patch of change ID (docs/patch-format.md)
+//! STORE/changes/ID-IMAGE    what image IMAGE still lacks of it (ops::patch::steps); counts once the
+//!                           catalog has the change
+//! ```
+//! Made by the first change. Both are on the disk before the change is committed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::catalog::Reads;
+use super::layer;
+use super::layout;
+use super::number::ImageId;
+use super::open::Store;
+use crate::error::{Context, Result};
+use crate::path_bytes::PathBytes;
+use crate::sys::copy;
+use crate::sys::durable::{self, Step};
+
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// The name of what an image lacks of a change.
+fn steps_name(change: i64, image: ImageId) -> String {
+    format!("{change}-{image}")
+}
+
+/// The inverse of [`steps_name`]; `None` for other names.
+fn parse_steps(name: &[u8]) -> Option<(i64, ImageId)> {
+    let (change, image) = std::str::from_utf8(name).ok()?.split_once('-')?;
+    Some((change.parse().ok()?, ImageId(image.parse().ok()?)))
+}
+
+impl Store {
+    fn changes(&self) -> Result<Option<OwnedFd>> {
+        let flags = READ | OFlags::DIRECTORY;
+        match fs::openat(self.root(), layout::CHANGES, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.map(Some).about(layout::CHANGES),
+        }
+    }
+
+    /// Where a change's patch lies.
+    pub fn change_path(&self, change: i64) -> std::path::PathBuf {
+        let directory = self.path().join(layout::CHANGES);
+        directory.join(change.to_string())
+    }
+
+    /// Keeps a change that is about to be committed: its patch, and what it means for each image. On
+    /// the disk after the next sync.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn keep_change(
+        &self,
+        change: i64,
+        patch: BorrowedFd<'_>,
+        steps: &[(ImageId, Vec<u8>)],
+    ) -> Result<()> {
+        match durable::mkdir(self.root(), layout::CHANGES.as_bytes(), 0o700) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).about(layout::CHANGES),
+        }
+        let Some(directory) = self.changes()? else {
+            return Err(Errno::NOENT).about(layout::CHANGES);
+        };
+        self.drop_uncommitted()?;
+        let size = fs::fstat(patch).about("the patch")?.st_size as u64;
+        self.keep_file(&directory, &change.to_string(), |file| {
+            copy::copy(patch, file, size)
+        })?;
+        for (image, bytes) in steps {
+            self.keep_file(&directory, &steps_name(change, *image), |file| {
+                copy::write_all_at(file, bytes, 0)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn keep_file(
+        &self,
+        directory: &OwnedFd,
+        name: &str,
+        write: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>,
+    ) -> Result<()> {
+        let about = format!("{}/{name}", layout::CHANGES);
+        let file = durable::create(directory, name.as_bytes(), 0o600).about(&about)?;
+        durable::perform(Step::Write, || write(file.as_fd())).about(about)
+    }
+
+    /// Removes what a change left that was never committed, or whose family is gone.
+    ///
+    /// # Errors
+    /// Errors of the file system and the catalog.
+    pub fn drop_uncommitted(&self) -> Result<()> {
+        let Some(directory) = self.changes()? else {
+            return Ok(());
+        };
+        for name in layer::names_in(directory.as_fd()).about(layout::CHANGES)? {
+            let text = std::str::from_utf8(&name).ok();
+            let change = parse_steps(&name).map(|(change, _)| change);
+            let Some(change) = change.or_else(|| text?.parse().ok()) else {
+                continue;
+            };
+            if !self.catalog().has_change(change)? {
+                let about = format!("{}/{}", layout::CHANGES, PathBytes::from(name.clone()));
+                durable::unlink(&directory, &name).about(about)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is still to be done of changes that were committed, in their order.
+    ///
+    /// # Errors
+    /// Errors of the file system and the catalog.
+    pub fn unfinished_changes(&self) -> Result<Vec<(i64, ImageId)>> {
+        let Some(directory) = self.changes()? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for name in layer::names_in(directory.as_fd()).about(layout::CHANGES)? {
+            if let Some((change, image)) = parse_steps(&name)
+                && self.catalog().has_change(change)?
+            {
+                found.push((change, image));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// What an image still lacks of a change, as [`Store::keep_change`] got it.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn change_steps(&self, change: i64, image: ImageId) -> Result<Vec<u8>> {
+        let name = steps_name(change, image);
+        let path = self.path().join(layout::CHANGES).join(name);
+        std::fs::read(&path).about(path.display())
+    }
+
+    /// An image lacks nothing of a change any more, and that is on the disk.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn finish_change(&self, change: i64, image: ImageId) -> Result<()> {
+        let name = steps_name(change, image);
+        match self.changes()? {
+            // On the disk before anybody alters the image: it would be carried out again.
+            Some(directory) => durable::unlink(&directory, name.as_bytes())
+                .and_then(|()| durable::sync(&directory))
+                .about(format!("{}/{name}", layout::CHANGES)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_steps_have_one_form() {
+        let name = steps_name(7, ImageId(12));
+        assert_eq!(parse_steps(name.as_bytes()), Some((7, ImageId(12))));
+        for other in ["7", "7-", "-12", "x-12", "7-12-1", ""] {
+            assert_eq!(parse_steps(other.as_bytes()), None, "{other}");
+        }
+    }
+}

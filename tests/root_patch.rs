@@ -1,0 +1,387 @@
+//! A patch between two random trees, applied to a family whose images were changed at random: every image
+//! shows what a three-way merge of plain trees says. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should panic"
+)]
+
+mod family;
+mod patch_model;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use family::guest::Guest;
+use family::{Fixture, Snapshot, settle_at, symlink, write};
+use foldfs::fold::placement;
+use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict};
+use foldfs::ops::report::ApplyReport;
+use foldfs::ops::{check, clone, fold, hold};
+use foldfs::progress::Silent;
+use foldfs::store::catalog::Share;
+use patch_model::merge;
+use proptest::prelude::*;
+
+/// Images that a change is applied to; the first is the base.
+const IMAGES: [&str; 3] = ["f", "one", "two"];
+
+const PATHS: [&str; 16] = [
+    "etc/hosts",
+    "etc",
+    "etc/x",
+    "usr/a",
+    "usr/b",
+    "usr",
+    "usr/sub",
+    "usr/sub/deep",
+    "usr/sub/deep/d",
+    "usr/sub/c",
+    "opt",
+    "opt/n",
+    "opt/n/f",
+    "link",
+    "var",
+    "",
+];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Create(usize),
+    Mkdir(usize),
+    Unlink(usize),
+    Rmdir(usize),
+    Empty(usize),
+    Rename(usize, usize),
+    Exchange(usize, usize),
+    Link(usize, usize),
+    Symlink(usize),
+    Chmod(usize, u32),
+    Write(usize, bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let path = || 0..PATHS.len();
+    prop_oneof![
+        2 => path().prop_map(Op::Create),
+        2 => path().prop_map(Op::Mkdir),
+        3 => path().prop_map(Op::Unlink),
+        2 => path().prop_map(Op::Rmdir),
+        1 => path().prop_map(Op::Empty),
+        4 => (path(), path()).prop_map(|(p, q)| Op::Rename(p, q)),
+        1 => (path(), path()).prop_map(|(p, q)| Op::Exchange(p, q)),
+        3 => (path(), path()).prop_map(|(p, q)| Op::Link(p, q)),
+        1 => path().prop_map(Op::Symlink),
+        4 => (path(), 0..2u32).prop_map(|(p, m)| Op::Chmod(p, 0o700 + m)),
+        4 => (path(), any::<bool>()).prop_map(|(p, b)| Op::Write(p, b)),
+    ]
+}
+
+/// What happens to some image, or to the whole family.
+#[derive(Debug, Clone)]
+enum Step {
+    Guest(usize, Op),
+    Place,
+    Fold,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        12 => (0..IMAGES.len(), op()).prop_map(|(i, op)| Step::Guest(i, op)),
+        1 => Just(Step::Place),
+        1 => Just(Step::Fold),
+    ];
+    proptest::collection::vec(step, 0..14)
+}
+
+fn tree(root: &Path, newer: bool, time: u64) {
+    write(root, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
+    write(root, "etc/hosts", if newer { "new\n" } else { "old\n" });
+    write(root, "usr/a", "a");
+    write(root, "usr/b", "b");
+    write(root, "usr/sub/deep/d", "d");
+    write(root, "usr/sub/deep/e", "e");
+    for (from, to) in [("usr/a", "usr/sub/c"), ("usr/sub/deep/e", "etc/e")] {
+        std::fs::hard_link(root.join(from), root.join(to)).unwrap();
+    }
+    symlink(root, "usr/a", "link");
+    if newer {
+        write(root, "opt/n/f", "f");
+        write(root, "opt/n/g", "");
+        std::fs::remove_file(root.join("usr/b")).unwrap();
+    }
+    settle_at(root, time);
+}
+
+fn run(guest: &Guest, op: &Op) {
+    let p = |path: &usize| PATHS[*path];
+    // What a guest is refused changes nothing.
+    let _refused = match op {
+        Op::Create(path) => guest.create(p(path)).is_err(),
+        Op::Mkdir(path) => guest.mkdir(p(path)).is_err(),
+        Op::Unlink(path) => guest.unlink(p(path)).is_err(),
+        Op::Rmdir(path) => guest.rmdir(p(path)).is_err(),
+        Op::Empty(path) => {
+            // A directory that is removed and made again takes nothing from the shared layer.
+            for below in [
+                "d",
+                "e",
+                "c",
+                "deep",
+                "f",
+                "g",
+                "n",
+                "hosts",
+                "os-release",
+                "x",
+            ] {
+                let below = format!("{}/{below}", p(path));
+                let _gone = guest.unlink(&below).is_ok() || guest.rmdir(&below).is_ok();
+            }
+            guest.rmdir(p(path)).is_err() || guest.mkdir(p(path)).is_err()
+        }
+        Op::Rename(old, new) => guest.rename(p(old), p(new)).is_err(),
+        Op::Exchange(old, new) => guest.exchange(p(old), p(new)).is_err(),
+        Op::Link(old, new) => guest.link(p(old), p(new)).is_err(),
+        Op::Symlink(path) => guest.symlink("target", p(path)).is_err(),
+        Op::Chmod(path, mode) => guest.chmod(p(path), *mode).is_err(),
+        Op::Write(path, other) => {
+            let text: &[u8] = if *other { b"WRITTEN" } else { b"written" };
+            guest.write(p(path), text).is_err()
+        }
+    };
+}
+
+struct World {
+    fixture: Fixture,
+}
+
+impl World {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        for (name, newer, time) in [("one", false, 0), ("two", true, 1)] {
+            let source = fixture.source(name);
+            tree(&source, newer, 1_100_000_000 + time);
+            fixture.import_as(name, &source, Some("f"), Share::Majority);
+        }
+        Self { fixture }
+    }
+
+    fn guest(&self, image: &str) -> Guest {
+        Guest(self.fixture.filesystem(image))
+    }
+
+    fn clone(&self, from: &str, to: &str) {
+        let options = clone::Options {
+            from: from.into(),
+            to: to.into(),
+            frozen: false,
+        };
+        let context = &self.fixture.context;
+        let plan = clone::plan(context, &options).unwrap();
+        clone::apply(context, &plan, &Silent).unwrap();
+    }
+
+    fn run(&self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Guest(image, op) => run(&self.guest(IMAGES[*image]), op),
+                Step::Place => {
+                    let family = self.fixture.image("f").family;
+                    placement::place(&self.fixture.context.images, family).unwrap();
+                }
+                Step::Fold => {
+                    let context = &self.fixture.context;
+                    let plan = fold::plan(context, &fold::Options { family: None }, &Silent);
+                    fold::apply(context, &plan.unwrap(), &Silent).unwrap();
+                }
+            }
+        }
+    }
+
+    fn create(&self, old: &str, new: &str) -> PathBuf {
+        let file = self.fixture.source("patches").join("p");
+        let options = CreateOptions {
+            old: old.into(),
+            new: new.into(),
+            file: file.clone(),
+            signer: None,
+        };
+        patch::create(Some(&self.fixture.context), &options, &Silent).unwrap();
+        file
+    }
+
+    fn apply(&self, file: &Path, on_conflict: OnConflict) -> ApplyReport {
+        let context = &self.fixture.context;
+        let options = ApplyOptions {
+            file: file.to_owned(),
+            keys: Vec::new(),
+            family: "f".into(),
+            on_conflict,
+            who: "somebody".into(),
+            why: "a test".into(),
+        };
+        let plan = patch::plan(context, &options, &Silent).unwrap();
+        patch::apply(context, plan, &Silent).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_sound(&self) {
+        let options = check::Options { content: true };
+        let report = check::run(&self.fixture.context, options, &Silent).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+    }
+}
+
+fn conflicts(report: &ApplyReport, image: &str) -> BTreeSet<String> {
+    let found = report.images.iter().find(|found| found.image == image);
+    let conflicts = found.expect(image).conflicts.iter();
+    let path = |path: &[u8]| String::from_utf8(path[1..].to_vec()).unwrap();
+    conflicts
+        .map(|conflict| path(conflict.path.as_bytes()))
+        .collect()
+}
+
+fn all(fixture: &Fixture) -> Vec<(String, Snapshot)> {
+    let names = IMAGES.iter().chain(&["old", "new"]);
+    names
+        .map(|name| (String::from(*name), fixture.snapshot(name)))
+        .collect()
+}
+
+#[test]
+fn each_image_shows_what_a_three_way_merge_says() {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let config = ProptestConfig {
+        cases: cases.unwrap_or(40),
+        max_shrink_iters: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let change = proptest::collection::vec(op(), 1..12);
+    proptest!(config, |(before in steps(), change in change, after in steps())| {
+        let world = World::new();
+        world.run(&before);
+        world.clone("f", "old");
+        world.clone("f", "new");
+        for op in &change {
+            run(&world.guest("new"), op);
+        }
+        let file = world.create("old", "new");
+        world.run(&after);
+        let seen = all(&world.fixture);
+        let (old, new) = (&seen[IMAGES.len()].1, &seen[IMAGES.len() + 1].1);
+
+        let merged: Vec<_> = seen.iter().map(|(_, image)| merge(old, new, image)).collect();
+        let refused = merged.iter().any(|merged| !merged.conflicts.is_empty());
+        let report = world.apply(&file, OnConflict::Fail);
+        prop_assert_eq!(report.applied, !refused);
+        if refused {
+            for ((name, before), (_, now)) in seen.iter().zip(all(&world.fixture)) {
+                family::assert_same(before, &now, &format!("{name}, nothing was applied"));
+            }
+        }
+        let report = if refused { world.apply(&file, OnConflict::Keep) } else { report };
+        for ((name, before), merged) in seen.iter().zip(&merged) {
+            let now = world.fixture.snapshot(name);
+            merged.assert_shown(&now, name);
+            merged.assert_untouched(before, &now, name);
+            prop_assert_eq!(&conflicts(&report, name), &merged.conflicts, "{}", name);
+        }
+        // What the patch was made of has become what it was made for.
+        merged[IMAGES.len()].assert_shown(&world.fixture.snapshot("new"), "old is new");
+        world.assert_sound();
+
+        // Names that were kept may be missed by a file that has new ones.
+        if !refused {
+            let again = world.apply(&file, OnConflict::Keep);
+            prop_assert_eq!(again.change, None, "nothing is left to do: {:?}", again);
+        }
+        let fixture = world.fixture.reopen();
+        for ((name, _), merged) in seen.iter().zip(&merged) {
+            merged.assert_shown(&fixture.snapshot(name), &format!("{name}, reopened"));
+        }
+    });
+}
+
+#[test]
+fn what_is_held_stays() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world.guest("new").write("etc/hosts", b"patched").unwrap();
+    world.guest("new").create("etc/added").unwrap();
+    let file = world.create("old", "new");
+    let context = &world.fixture.context;
+    let held = [b"/etc/hosts".as_slice().into()];
+    let plan = hold::plan(context, "one", &held).unwrap();
+    hold::apply(context, &plan, &Silent).unwrap();
+    let before = world.fixture.snapshot("one");
+    let report = world.apply(&file, OnConflict::Keep);
+    assert_eq!(
+        conflicts(&report, "one"),
+        BTreeSet::from(["etc/hosts".into()])
+    );
+    let after = world.fixture.snapshot("one");
+    assert_eq!(after["etc/hosts"], before["etc/hosts"]);
+    assert!(after.contains_key("etc/added"));
+    let base = world.fixture.snapshot("f");
+    assert_eq!(&base["etc/hosts"].content[..7], b"patched");
+    world.assert_sound();
+}
+
+#[test]
+fn an_image_in_use_is_left_alone() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world.guest("new").create("etc/added").unwrap();
+    let file = world.create("old", "new");
+    let context = &world.fixture.context;
+    let options = ApplyOptions {
+        file,
+        keys: Vec::new(),
+        family: "f".into(),
+        on_conflict: OnConflict::Keep,
+        who: String::new(),
+        why: String::new(),
+    };
+    let used = world.fixture.filesystem("two");
+    let error = patch::plan(context, &options, &Silent).err().unwrap();
+    assert_eq!(error.kind.exit_code(), 4, "{error}");
+    assert!(
+        error.to_string().contains("image two: it is in use"),
+        "{error}"
+    );
+    drop(used);
+    // While it is applied, nobody else gets to use it.
+    let plan = patch::plan(context, &options, &Silent).unwrap();
+    let error = context
+        .images
+        .filesystem(world.fixture.image("one").id)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("is being applied"), "{error}");
+    drop(plan);
+    world.fixture.filesystem("one");
+    let again = options.clone();
+    let plan = patch::plan(context, &again, &Silent).unwrap();
+    assert!(patch::apply(context, plan, &Silent).unwrap().applied);
+    let error = patch::plan(
+        context,
+        &ApplyOptions {
+            family: "one".into(),
+            ..again
+        },
+        &Silent,
+    );
+    let error = error.err().unwrap();
+    assert!(
+        error.to_string().contains("there is no such family"),
+        "{error}"
+    );
+}

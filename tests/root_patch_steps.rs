@@ -1,0 +1,195 @@
+//! patch apply fails, or the process ends, at each of its steps: each image is as before the change or as
+//! after it, all of them alike, when the store is opened again. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should panic"
+)]
+
+mod family;
+mod patch_model;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use family::guest::Guest;
+use family::{Fixture, Snapshot, settle_at, write};
+use foldfs::error::Result;
+use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict};
+use foldfs::ops::{check, clone};
+use foldfs::progress::Silent;
+use foldfs::store::catalog::Share;
+use foldfs::sys::durable;
+use patch_model::merge;
+use rustix::io::Errno;
+
+const IMAGES: [&str; 3] = ["f", "one", "two"];
+
+fn tree(root: &Path) {
+    write(root, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
+    write(root, "etc/hosts", "hosts\n");
+    write(root, "etc/own", "own\n");
+    write(root, "usr/a", "a");
+    std::fs::hard_link(root.join("usr/a"), root.join("usr/b")).unwrap();
+    write(root, "srv/gone/g", "g");
+    settle_at(root, 1_100_000_000);
+}
+
+/// A family with images that have changed something, and a patch for it.
+fn fixture() -> (Fixture, PathBuf) {
+    let fixture = Fixture::new();
+    for name in ["one", "two"] {
+        let source = fixture.source(name);
+        tree(&source);
+        fixture.import_as(name, &source, Some("f"), Share::Majority);
+    }
+    let guest = |name: &str| Guest(fixture.filesystem(name));
+    let options = clone::Options {
+        from: "f".into(),
+        to: "new".into(),
+        frozen: false,
+    };
+    let plan = clone::plan(&fixture.context, &options).unwrap();
+    clone::apply(&fixture.context, &plan, &Silent).unwrap();
+    let new = guest("new");
+    new.write("etc/hosts", b"patched\n").unwrap();
+    new.write("etc/own", b"patched\n").unwrap();
+    new.write("usr/a", b"patched\n").unwrap();
+    new.chmod("etc", 0o700).unwrap();
+    new.unlink("srv/gone/g").unwrap();
+    new.rmdir("srv/gone").unwrap();
+    new.mkdir("opt").unwrap();
+    new.create("opt/new").unwrap();
+    new.link("opt/new", "opt/second").unwrap();
+    new.symlink("opt/new", "srv/link").unwrap();
+    drop(new);
+    let file = fixture.source("patches").join("p");
+    let options = CreateOptions {
+        old: "f".into(),
+        new: "new".into(),
+        file: file.clone(),
+        signer: None,
+    };
+    patch::create(Some(&fixture.context), &options, &Silent).unwrap();
+    let one = guest("one");
+    one.write("etc/own", b"my own\n").unwrap();
+    one.chmod("usr/b", 0o600).unwrap();
+    one.rename("srv", "moved").unwrap();
+    (fixture, file)
+}
+
+fn apply(fixture: &Fixture, file: &Path) -> Result<()> {
+    let options = ApplyOptions {
+        file: file.to_owned(),
+        keys: Vec::new(),
+        family: "f".into(),
+        on_conflict: OnConflict::Keep,
+        who: "somebody".into(),
+        why: "a test".into(),
+    };
+    let plan = patch::plan(&fixture.context, &options, &Silent)?;
+    patch::apply(&fixture.context, plan, &Silent).map(|_| ())
+}
+
+fn snapshots(fixture: &Fixture) -> Vec<Snapshot> {
+    IMAGES.map(|name| fixture.snapshot(name)).into()
+}
+
+/// A family to try it on, and what its base shows at first.
+struct Whole {
+    fixture: Fixture,
+    patch: PathBuf,
+    old: Snapshot,
+    new: Snapshot,
+}
+
+impl Whole {
+    /// That each image shows what it should after the change.
+    #[track_caller]
+    fn assert_made(&self, before: &[Snapshot], after: &[Snapshot], what: &str) {
+        for ((name, before), after) in IMAGES.iter().zip(before).zip(after) {
+            let merged = merge(&self.old, &self.new, before);
+            merged.assert_shown(after, &format!("{name}, {what}"));
+        }
+    }
+
+    /// Applies it with step `at` failing, and all after it if it `dies`. Whether there was such a step,
+    /// and whether the change was made.
+    fn run(&self, at: usize, dies: bool) -> (bool, bool) {
+        let fixture = self.fixture.copy_in_memory();
+        let before = snapshots(&fixture);
+        let step = Arc::new(AtomicUsize::new(0));
+        let count = step.clone();
+        durable::set_hook(Some(Arc::new(move |_, _| {
+            let now = count.fetch_add(1, Ordering::Relaxed);
+            match now == at || dies && now > at {
+                true => Err(Errno::IO),
+                false => Ok(()),
+            }
+        })));
+        let outcome = apply(&fixture, &self.patch);
+        let reached = step.load(Ordering::Relaxed) > at;
+        let fixture = match dies {
+            // What it would still do must fail, too.
+            true => fixture.reopen_after(|| durable::set_hook(None)),
+            false => {
+                durable::set_hook(None);
+                fixture.reopen()
+            }
+        };
+        let after = snapshots(&fixture);
+        let made = after[0] != before[0];
+        let what = format!("step {at}{}, {outcome:?}", if dies { ", dead" } else { "" });
+        assert!(made || outcome.is_err(), "{what}: it says that it is made");
+        match made {
+            true => self.assert_made(&before, &after, &what),
+            false => {
+                for (before, after) in before.iter().zip(&after) {
+                    family::assert_same(before, after, &what);
+                }
+            }
+        }
+        let options = check::Options { content: true };
+        let report = check::run(&fixture.context, options, &Silent).unwrap();
+        assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
+        // It can be applied now, or there is nothing left to do.
+        apply(&fixture, &self.patch).unwrap();
+        let last = snapshots(&fixture.reopen());
+        self.assert_made(&before, &last, &format!("{what}, applied again"));
+        (reached, made)
+    }
+}
+
+/// One step of so many in each run, other ones each time; FOLDFS_TEST_STEPS=all tries all.
+const EVERY: usize = 6;
+
+#[test]
+fn whatever_step_fails_it_is_made_or_not() {
+    let (fixture, patch) = fixture();
+    let whole = Whole {
+        old: fixture.snapshot("f"),
+        new: fixture.snapshot("new"),
+        fixture,
+        patch,
+    };
+    let all = std::env::var_os("FOLDFS_TEST_STEPS").is_some_and(|steps| steps == "all");
+    let every = if all { 1 } else { EVERY };
+    for dies in [false, true] {
+        let (mut made, mut tried) = (0, 0);
+        let mut at = std::process::id() as usize % every;
+        loop {
+            let (reached, is_made) = whole.run(at, dies);
+            if !reached {
+                break;
+            }
+            at += every;
+            tried += 1;
+            made += usize::from(is_made);
+        }
+        eprintln!("{tried} of {at} steps, {made} after the commit");
+        assert!(at > 100 && made > 5 && made < tried, "{made} of {tried}");
+    }
+}
