@@ -161,6 +161,10 @@ fn layer(context: &Context, image: &Image) -> Result<Findings> {
         // Another process may be at work, whose locks are its own: what it has half done is done soon.
         for _ in 0..LOOKS {
             std::thread::sleep(Duration::from_millis(50));
+            if context.store.catalog().image(image.id)?.is_none() {
+                // It was being removed.
+                return Ok(Findings::default());
+            }
             let before = std::mem::replace(&mut found, look()?);
             let known = &before.report.findings;
             found
