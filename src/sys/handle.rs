@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
@@ -31,6 +31,15 @@ impl FileHandle {
     /// The handle of a name, not following a symlink.
     pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Self> {
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        Self::at(directory, &name, 0)
+    }
+
+    /// The handle of an open file.
+    pub fn of_descriptor(file: BorrowedFd<'_>) -> Result<Self> {
+        Self::at(file, c"", libc::AT_EMPTY_PATH)
+    }
+
+    fn at(directory: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> Result<Self> {
         let mut buffer = Buffer {
             bytes: CAPACITY as libc::c_uint,
             kind: 0,
@@ -44,7 +53,7 @@ impl FileHandle {
                 name.as_ptr(),
                 (&raw mut buffer).cast(),
                 &raw mut mount,
-                0,
+                flags,
             )
         };
         if result != 0 {

@@ -1,6 +1,7 @@
 //! System calls that rustix lacks or that need a rule of ours; the only `unsafe` of the crate.
 
 pub mod copy;
+pub mod detached;
 pub mod durable;
 pub mod handle;
 pub mod lease;
