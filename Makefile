@@ -16,6 +16,9 @@ LOAD ?= 3600
 ROUNDS ?= 10
 
 .DEFAULT_GOAL := build
+# What is tried without passthrough, too.
+CACHED := --test mounted_semantics --test mounted_failure --test mounted_users
+
 .PHONY: help build test soak fuzz-coverage lint format demo bench trees install install-deps clean clean-trees
 
 help: ## this list
@@ -28,9 +31,11 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 	@[ "$$(id -u)" -ne 0 ] || scripts/install-deps.sh build test
 	$(CARGO) test --doc --locked --quiet
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; exec $(CARGO) nextest run --locked --no-fail-fast; \
+		set -x; $(CARGO) nextest run --locked --no-fail-fast && \
+			FOLDFS_TEST_PASSTHROUGH=0 $(CARGO) nextest run --locked --no-fail-fast $(CACHED); \
 	else \
-		set -x; exec $(CARGO) test --all-targets --locked --no-fail-fast; \
+		set -x; $(CARGO) test --all-targets --locked --no-fail-fast && \
+			FOLDFS_TEST_PASSTHROUGH=0 $(CARGO) test --locked --no-fail-fast $(CACHED); \
 	fi
 
 soak: ## the random tests, much longer, and all of the outside suites: make soak OPS=100000 CASES=500
@@ -39,6 +44,9 @@ soak: ## the random tests, much longer, and all of the outside suites: make soak
 		FOLDFS_TEST_LOAD_SECONDS=$(LOAD) FOLDFS_TEST_ROUNDS=$(ROUNDS) \
 		FOLDFS_TEST_CRASH=whole \
 		$(CARGO) test --release --locked --no-fail-fast
+	FOLDFS_TEST_PASSTHROUGH=0 FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
+		$(CARGO) test --release --locked --no-fail-fast --test 'mounted_*' --test outside_suites \
+		--test real_software
 
 fuzz-coverage: ## what the tests of a hostile guest reach of the adapter and the live image (root, rustup)
 	scripts/fuzz-coverage.sh

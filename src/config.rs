@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind as Io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use toml::{Table, Value};
@@ -40,7 +40,14 @@ pub struct Config {
     pub rate: Option<NonZeroU64>,
     /// Who may have signed a patch; none: it need not be signed.
     pub patch_keys: Vec<PublicKey>,
+    /// The kernel uses the host's files itself where it can.
+    pub passthrough: bool,
+    /// Below these paths of an image it does not where content is shared.
+    pub coherent: Vec<String>,
 }
+
+/// Where programs alter files in place while others have them open.
+const COHERENT: [&str; 6] = ["/etc", "/home", "/root", "/run", "/tmp", "/var"];
 
 impl Default for Config {
     fn default() -> Self {
@@ -55,6 +62,8 @@ impl Default for Config {
             verify: Rate::NEVER,
             rate: None,
             patch_keys: Vec::new(),
+            passthrough: true,
+            coherent: COHERENT.map(String::from).into(),
         }
     }
 }
@@ -164,6 +173,28 @@ const KEYS: &[Key] = &[
             let keys = value.as_array()?.iter();
             let keys = keys.map(|key| key.as_str()?.parse().ok());
             config.patch_keys = keys.collect::<Option<_>>()?;
+            Some(())
+        },
+    },
+    Key {
+        name: "passthrough",
+        allowed: "true or false",
+        set: |config, value| {
+            config.passthrough = value.as_bool()?;
+            Some(())
+        },
+    },
+    Key {
+        name: "coherent",
+        allowed: "a list of absolute paths in images, like [\"/etc\", \"/var\"]",
+        set: |config, value| {
+            let path = |value: &Value| {
+                let path = value.as_str()?;
+                let plain = |part| !matches!(part, Component::ParentDir | Component::CurDir);
+                let is_plain = Path::new(path).components().all(plain);
+                (path.starts_with('/') && is_plain).then(|| path.to_owned())
+            };
+            config.coherent = value.as_array()?.iter().map(path).collect::<Option<_>>()?;
             Some(())
         },
     },
@@ -306,7 +337,7 @@ mod tests {
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
                  use any of: store, share, threads, session_threads, interval, quiet, metrics, verify, rate, \
-                 patch_keys",
+                 patch_keys, passthrough, coherent",
             ),
             (
                 "share = \"some\"",

@@ -25,13 +25,13 @@ use common::{drive, op, sample};
 
 /// One list of operations in a fresh store, and in a plain copy of the tree.
 fn watched(ops: &[Op], watch: Watch) -> Result<usize, String> {
-    let store = Rc::new(TestStore::new());
+    let store = Rc::new(TestStore::coherent());
     run(&store, ops, watch, [Image::watched(&store)])
 }
 
 /// The same in two images at once, so that placement moves what they share to and fro.
 fn twins(ops: &[Op], watch: Watch) -> Result<usize, String> {
-    let store = Rc::new(TestStore::new());
+    let store = Rc::new(TestStore::coherent());
     run(&store, ops, watch, Image::twins(&store))
 }
 
@@ -86,7 +86,7 @@ fn what_happens_in_two_images_is_folded_and_moves() {
     if !common::can_run(test, common::needs_fuse()) {
         return;
     }
-    let store = Rc::new(TestStore::new());
+    let store = Rc::new(TestStore::coherent());
     let [mut leader, mut follower] = Image::twins(&store);
     let (mode, access, also) = (0o644, op::Access::Both, Also::Nothing);
     let at = |path: &str| path.as_bytes().to_vec();

@@ -139,7 +139,7 @@ fn may_differ(step: &Op<Vec<u8>>, expected: &Outcome) -> bool {
 }
 
 fn case(ops: &[(u8, Op)]) -> Result<(usize, usize), String> {
-    let store = TestStore::new();
+    let store = TestStore::coherent();
     let (tree, copy) = (store.place.join("tree"), store.place.join("copy"));
     sample::make(&tree, 0);
     share_out(&tree);

@@ -1,6 +1,7 @@
 //! Mounts and the daemon that serves them: mount, unmount, daemon.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -8,7 +9,10 @@ use super::Outcome;
 use super::arguments::DryRun;
 use super::background;
 use super::session::{self, Counterpart, Session};
+use crate::config::Config;
 use crate::error::{Context, Error, Result};
+use crate::filesystem::passthrough::Passthrough;
+use crate::ops;
 use crate::ops::passes::Schedule;
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
@@ -173,6 +177,7 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
             rate: config.rate,
         },
         metrics: config.metrics,
+        passthrough: passthrough(config, &context),
     };
     let daemon = daemon::Daemon::new(context, options)?;
     if let Some(call) = first {
@@ -181,4 +186,19 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
     }
     daemon.run(lifetime)?;
     Ok(Outcome::Done)
+}
+
+/// What direct files need; nothing where they are not wanted, or not to be had.
+fn passthrough(config: &Config, context: &ops::Context) -> Option<Arc<Passthrough>> {
+    if !config.passthrough {
+        return None;
+    }
+    let coherent = config.coherent.iter().map(String::as_bytes);
+    match Passthrough::new(context.store.root(), coherent) {
+        Ok(passthrough) => Some(Arc::new(passthrough)),
+        Err(error) => {
+            log::info!(error:% = error; "no file is passed through to the kernel: all are cached");
+            None
+        }
+    }
 }

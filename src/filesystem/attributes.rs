@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::Filesystem;
 use super::failure::Outcome;
 use super::node::{Node, Place, Source};
+use super::transport::Identity;
 use crate::merge::locate;
 use crate::store::entry;
 use crate::store::layer::{self, Layer, PrivateEntry};
@@ -44,6 +45,8 @@ pub struct Attributes {
     pub mtime: Time,
     /// Last change of the inode.
     pub ctime: Time,
+    /// How the kernel knows it.
+    pub identity: Identity,
 }
 
 fn time(seconds: i64, nanoseconds: impl TryInto<u32>) -> Time {
@@ -86,11 +89,12 @@ impl Filesystem {
     fn shared_attributes(&self, node: &Node, inode: &SharedInode) -> Attributes {
         let shown = self.view.shown_as(inode.number, inode.ctime);
         let size = inode.content.size();
-        let (links, ctime) = {
+        let (links, ctime, identity) = {
             let state = node.state.lock();
+            let identity = state.identity();
             match state.place {
-                Place::Unlinked => (0, state.unlinked),
-                _ => (inode.links, shown.ctime),
+                Place::Unlinked => (0, state.unlinked, identity),
+                _ => (inode.links, shown.ctime, identity),
             }
         };
         Attributes {
@@ -106,6 +110,7 @@ impl Filesystem {
             atime: inode.metadata.mtime,
             mtime: inode.metadata.mtime,
             ctime,
+            identity,
         }
     }
 
@@ -139,6 +144,7 @@ impl Filesystem {
             atime: time(stat.st_atime, stat.st_atime_nsec),
             mtime: entry::shown_mtime(stat, mark),
             ctime: entry::shown_ctime(stat, mark),
+            identity: self.private_identity(node)?,
         };
         let Source::PrivateDirectory(DirectoryRole::Transparent { shared }) = node.source() else {
             return Ok(attributes);

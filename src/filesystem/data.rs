@@ -47,7 +47,7 @@ impl Filesystem {
     /// EIO where the content is damaged; the host's.
     pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Outcome<usize> {
         let handle = self.handles.file(handle)?;
-        let open = self.open_to_read(&handle.node)?;
+        let open = self.content_of(&handle)?;
         let length = copy::read_at(&open.file, buffer, offset)?;
         if let Backing::Object {
             size,
@@ -118,7 +118,7 @@ impl Filesystem {
     /// ENXIO behind the last of it.
     pub fn seek(&self, handle: u64, offset: u64, what: Seek) -> Outcome<u64> {
         let handle = self.handles.file(handle)?;
-        let open = self.open_to_read(&handle.node)?;
+        let open = self.content_of(&handle)?;
         if i64::try_from(offset).is_err() {
             return Err(Errno::NXIO.into());
         }
@@ -143,7 +143,7 @@ impl Filesystem {
     ) -> Outcome<u64> {
         let source = self.handles.file(from.0)?;
         let target = self.writing(to.0)?;
-        let in_file = self.open_to_read(&source.node)?;
+        let in_file = self.content_of(&source)?;
         let size = fs::fstat(&in_file.file)?.st_size as u64;
         let length = length.min(COPY_MAX).min(size.saturating_sub(from.1));
         if length == 0 {
@@ -152,7 +152,7 @@ impl Filesystem {
         let out_file = self.open_to_change(&target.node)?;
         self.apply_set_id(&target.node, set_id)?;
         // Where both are one file it may have been promoted.
-        let in_file = self.open_to_read(&source.node)?;
+        let in_file = self.content_of(&source)?;
         let (mut from, mut to) = (from.1, to.1);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let copied = durable::perform(Step::Write, || {
@@ -217,6 +217,13 @@ impl Filesystem {
             durable::chmod(host.directory(self), host.name(), kept)?;
         }
         Ok(())
+    }
+
+    fn content_of(&self, handle: &FileHandle) -> Outcome<Arc<OpenFile>> {
+        match &handle.direct {
+            Some(open) => Ok(open.clone()),
+            None => self.open_to_read(&handle.node),
+        }
     }
 
     fn writing(&self, handle: u64) -> Outcome<Arc<FileHandle>> {

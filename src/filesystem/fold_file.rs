@@ -207,7 +207,7 @@ impl Filesystem {
         let Some(_content) = node.content.try_lock() else {
             return Ok(Folded::Busy);
         };
-        if has_writers(node) {
+        if has_writers(node) || self.is_read_coherently(node) {
             return Ok(Folded::Busy);
         }
         let steady = match self.steady(node, fold.unmounted)? {
@@ -238,7 +238,7 @@ impl Filesystem {
                 Some(true) => Object::There(objects.open(&digest)?),
             }
         } else {
-            self.new_object(&steady, fold.synced)?
+            self.new_object(node, &steady, fold.synced)?
         };
         self.swap(node, &steady, digest, object)
     }
@@ -282,9 +282,15 @@ impl Filesystem {
         }
     }
 
-    /// Makes the content durable; where the file has other names on the host, in a copy.
-    fn new_object(&self, steady: &Steady, synced: Option<Time>) -> Outcome<Object<'_>> {
-        if steady.stat.st_nlink > 1 {
+    /// Makes the content durable; where the file has other names on the host, or the kernel has it
+    /// registered as one that may be written to, in a copy.
+    fn new_object(
+        &self,
+        node: &Node,
+        steady: &Steady,
+        synced: Option<Time>,
+    ) -> Outcome<Object<'_>> {
+        if steady.stat.st_nlink > 1 || node.state.lock().is_direct() {
             let (draft, file) = Draft::file(&self.view.layer)?;
             durable::perform(Step::Write, || {
                 copy::copy(steady.file(), file.as_fd(), steady.bytes())
@@ -308,7 +314,7 @@ impl Filesystem {
     ) -> Outcome<Folded> {
         let _change = self.change.read();
         let _names = self.names.write();
-        if steady.is_wanted(node) {
+        if steady.is_wanted(node) || self.is_read_coherently(node) {
             return Ok(Folded::Busy);
         }
         let Some(host) = self.host_of_file(node)? else {
@@ -327,7 +333,9 @@ impl Filesystem {
         let becoming = layout::work_name(&digest).into_bytes();
         let (file, is_new) = match object {
             Object::There(file) => (file, false),
-            Object::File if stat.st_nlink > 1 => return Ok(Folded::Busy),
+            Object::File if stat.st_nlink > 1 || node.state.lock().is_direct() => {
+                return Ok(Folded::Busy);
+            }
             Object::File => {
                 // A link changes it, and the file may stay after all.
                 self.keep_ctime(node)?;
@@ -355,6 +363,7 @@ impl Filesystem {
         }
         let bytes = steady.bytes();
         let mut state = node.state.lock();
+        state.direct_is_folded();
         if state.open.is_some() {
             state.open = Some(Arc::new(OpenFile {
                 file,

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::Filesystem;
 use super::change::Notes;
 use super::failure::Outcome;
-use super::node::{Backing, Node, Place};
+use super::node::{Backing, Node, OpenFile, Place};
 
 /// All open handles, by the id that the kernel was told. A leaf lock.
 #[derive(Default)]
@@ -26,6 +26,10 @@ pub(super) struct FileHandle {
     pub(super) writer: Option<Writer>,
     /// execve(2) opened it.
     execute: bool,
+    /// The top byte of the nodeid at which the kernel has it open.
+    pub(super) flip: Option<u8>,
+    /// What a direct reader has open: it does not see a promotion.
+    pub(super) direct: Option<Arc<OpenFile>>,
 }
 
 /// One of a node's writers, as long as it lives. While there is one the node is not folded.
@@ -76,6 +80,8 @@ impl FileHandle {
             node,
             writer,
             execute,
+            flip: None,
+            direct: None,
         }
     }
 }
@@ -85,6 +91,7 @@ impl Drop for FileHandle {
         let mut state = self.node.state.lock();
         state.handles -= 1;
         state.programs -= u32::from(self.execute);
+        let registered = self.flip.and_then(|flip| state.closed(flip));
         // Writers may be operations without a handle; the last of them closes it.
         let last = state.handles == 0 && self.node.writers.load(Ordering::SeqCst) == 0;
         let closed = match last {
@@ -92,7 +99,7 @@ impl Drop for FileHandle {
             false => None,
         };
         drop(state);
-        drop(closed);
+        drop((closed, registered));
     }
 }
 

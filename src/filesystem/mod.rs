@@ -36,6 +36,7 @@ pub mod images;
 mod name_tests;
 pub mod node;
 pub mod open;
+pub mod passthrough;
 mod promote;
 mod promote_content;
 mod recall;
@@ -49,6 +50,7 @@ mod symlink;
 pub mod table;
 #[cfg(test)]
 mod test_image;
+pub mod transport;
 mod uncover;
 pub mod whereabouts;
 pub mod xattrs;
@@ -97,6 +99,7 @@ pub struct Filesystem {
     handles: Handles,
     listings: Listings,
     synced: SyncedDirectories,
+    transport: RwLock<passthrough::Serving>,
 }
 
 impl Filesystem {
@@ -131,6 +134,7 @@ impl Filesystem {
             handles: Handles::default(),
             listings: Listings::default(),
             synced: SyncedDirectories::default(),
+            transport: RwLock::default(),
         })
     }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use parking_lot::Mutex;
 
+use super::transport::Transport;
+
 use crate::store::digest::Digest;
 use crate::store::mark::DirectoryRole;
 use crate::store::metadata::{FileType, Time};
@@ -89,12 +91,14 @@ pub struct State {
     pub programs: u32,
     /// The file behind them; `None` when none is open or none was needed yet.
     pub open: Option<Arc<OpenFile>>,
+    /// How the kernel gets at it; `None` before it was first opened.
+    pub(super) transport: Option<Box<Transport>>,
 }
 
 /// An inode of a live image. About 200 bytes with its name and its place in the table.
 #[derive(Debug)]
 pub struct Node {
-    /// st_ino, and the nodeid.
+    /// st_ino, and the nodeid but for its top byte.
     pub number: Number,
     /// The type never changes.
     pub file_type: FileType,
@@ -125,6 +129,7 @@ impl Node {
                 handles: 0,
                 programs: 0,
                 open: None,
+                transport: None,
             }),
         }
     }

@@ -14,7 +14,9 @@ use super::data::SetId;
 use super::failure::{Failure, Outcome};
 use super::handles::FileHandle;
 use super::node::{Backing, Node, OpenFile, Source};
+use super::passthrough::{Change, Way};
 use super::resolve::Host;
+use super::transport::Register;
 use crate::store::becoming;
 use crate::store::digest::Digest;
 use crate::store::mark::{self, Mark, Role, Shown};
@@ -73,6 +75,35 @@ impl Filesystem {
     /// read-only mounts and running programs (ETXTBSY) forbid, and opens special files itself; but
     /// with O_TRUNC and O_RDONLY it looks for running programs only after this: ETXTBSY, too.
     pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<u64> {
+        let handle = self.opened(node, flags)?;
+        Ok(self.handles.insert_file(handle))
+    }
+
+    /// [`Filesystem::open`] at the nodeid with this top byte, and which way the content takes.
+    ///
+    /// # Errors
+    /// ESTALE when the kernel has to look the name up again and open what it finds then.
+    pub fn open_at(
+        &self,
+        node: &Arc<Node>,
+        flip: u8,
+        flags: OpenFlags,
+        register: Register<'_>,
+    ) -> Outcome<(u64, Way)> {
+        let write = flags.write || flags.truncate.is_some();
+        if write {
+            self.refuse_stale(node, flip, Change::Open)?;
+        }
+        let mut handle = self.opened(node, flags)?;
+        let (way, open) = self.way(node, flip, flags.write, register)?;
+        handle.flip = Some(flip);
+        if !flags.write && matches!(way, Way::Direct(_)) {
+            handle.direct = Some(open);
+        }
+        Ok((self.handles.insert_file(handle), way))
+    }
+
+    fn opened(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<FileHandle> {
         match node.file_type {
             FileType::Regular => {}
             FileType::Directory => return Err(Errno::ISDIR.into()),
@@ -97,7 +128,17 @@ impl Filesystem {
                 None => self.open_to_read(node)?,
             };
         }
-        Ok(self.handles.insert_file(handle))
+        Ok(handle)
+    }
+
+    /// What is open behind a node's handles. With `names` held.
+    pub(super) fn open_now(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
+        let open = node.state.lock().open.clone();
+        if let Some(open) = open {
+            return Ok(open);
+        }
+        let opened = Arc::new(self.open_host(node, OFlags::RDONLY, Look::Full)?);
+        Ok(node.state.lock().open.get_or_insert(opened).clone())
     }
 
     /// The open file of a node that has a handle or writer, opened now if it is not.
@@ -115,8 +156,7 @@ impl Filesystem {
             return Ok(open);
         }
         let _names = self.names.read();
-        let opened = Arc::new(self.open_host(node, OFlags::RDONLY, Look::Full)?);
-        Ok(node.state.lock().open.get_or_insert(opened).clone())
+        self.open_now(node)
     }
 
     /// Likewise for a writer: the private file opened for writing, unless content is an object.

@@ -146,6 +146,7 @@ impl Filesystem {
         if now != *stub {
             build.describe(node, &now)?;
         }
+        self.leave_direct_readers(node)?;
         let shown_times = AtomicBool::new(build.size.is_none());
         let host = self.host(node)?.ok_or(Errno::IO)?;
         let (draft, file) = (build.draft, build.file);

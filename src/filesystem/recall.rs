@@ -19,14 +19,19 @@ use crate::store::catalog::Reads;
 use crate::store::number::Number;
 
 impl Filesystem {
-    /// LOOKUP of ".": the inode of a number, of which the kernel then holds one more reference.
+    /// LOOKUP of ".": the inode of a nodeid, of which the kernel then holds one more reference. The answer
+    /// is about this very nodeid, also if it is an older one of a node that has flipped.
     ///
     /// # Errors
     /// ESTALE if the view shows no such inode (any more).
-    pub fn recall(&self, number: Number) -> Outcome<Attributes> {
+    pub fn recall(&self, number: Number, flip: u8) -> Outcome<Attributes> {
         let _names = self.names.read();
         let node = self.find(number)?.ok_or(Errno::STALE)?;
-        let attributes = self.attributes_of(&node);
+        let identity = node.state.lock().recall_as(flip);
+        let attributes = self.attributes_of(&node).map(|attributes| Attributes {
+            identity,
+            ..attributes
+        });
         if attributes.is_ok() {
             self.table.remember(&node);
         }

@@ -22,6 +22,7 @@ use super::metrics_server::MetricsServer;
 use super::mount_table;
 use super::protocol::ENDING;
 use crate::error::{Context as _, Error, Result};
+use crate::filesystem::passthrough::Passthrough;
 use crate::ops::Context;
 use crate::ops::passes::Schedule;
 use crate::ops::report::{MetricsReport, MountReport, MountedImage, Report};
@@ -79,7 +80,7 @@ struct Work {
 }
 
 /// What a daemon is told by the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The control socket.
     pub socket: PathBuf,
@@ -89,6 +90,8 @@ pub struct Options {
     pub schedule: Schedule,
     /// Where to serve metrics over HTTP.
     pub metrics: Option<SocketAddr>,
+    /// With which files of the host are passed through to the kernel, if any are.
+    pub passthrough: Option<Arc<Passthrough>>,
 }
 
 /// A running daemon.
@@ -370,7 +373,8 @@ impl Daemon {
             }
         }
         let filesystem = self.context.images.filesystem(image.id)?;
-        let adapter = Adapter::new(filesystem, self.pool.clone());
+        let passthrough = self.options.passthrough.clone();
+        let adapter = Adapter::new(filesystem, self.pool.clone(), passthrough);
         let source = mount_table::source_of(self.context.store.path(), &image.name);
         Mounted::new(
             Counted::new(adapter, self.requests.clone()),

@@ -75,6 +75,11 @@ pub fn needs_fuse() -> Option<&'static str> {
     })
 }
 
+/// Whether the suites run without passthrough this time.
+pub fn without_passthrough() -> bool {
+    std::env::var_os("FOLDFS_TEST_PASSTHROUGH").is_some_and(|value| value == "0")
+}
+
 /// Sets the umask that the model assumes; it belongs to the whole process.
 pub fn fix_umask() {
     static ONCE: Once = Once::new();

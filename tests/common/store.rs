@@ -14,6 +14,9 @@ use tempfile::TempDir;
 use super::sample;
 use super::snapshot::{Fields, Snapshot};
 
+/// What daemons of a store are told, below the store's place.
+const CONFIGURATION: &str = "foldfs.conf";
+
 /// No ordinary command of a test takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -166,10 +169,31 @@ pub struct TestStore {
 impl TestStore {
     /// An empty store in a directory of its own.
     pub fn new() -> TestStore {
+        Self::with_configuration("")
+    }
+
+    /// One whose daemons keep what was opened before a promotion coherent with what is written after it,
+    /// everywhere in an image.
+    pub fn coherent() -> TestStore {
+        Self::with_configuration("coherent = ['/']\n")
+    }
+
+    fn with_configuration(text: &str) -> TestStore {
         let directory = super::scratch();
         let mut store = TestStore::at(directory.path());
+        store.configure(text);
         store.directory = Some(directory);
         store
+    }
+
+    /// What daemons are told that a mount of this store starts.
+    pub fn configure(&self, text: &str) {
+        // Every suite can be run without passthrough, too.
+        let text = match super::without_passthrough() {
+            true => "passthrough = false\n",
+            false => text,
+        };
+        fs::write(self.place.join(CONFIGURATION), text).unwrap();
     }
 
     /// An empty store in a directory that exists.
@@ -284,6 +308,10 @@ impl TestStore {
         fs::create_dir_all(&path).unwrap();
         let mut arguments: Vec<&OsStr> = vec!["mount".as_ref(), image.as_ref(), path.as_os_str()];
         arguments.extend(more);
+        let configuration = self.place.join(CONFIGURATION);
+        if !more.contains(&OsStr::new("--config")) && configuration.exists() {
+            arguments.extend([OsStr::new("--config"), configuration.as_os_str()]);
+        }
         self.ok(&arguments);
         assert!(is_mounted(&path), "{} is no mount", path.display());
         Mounted {

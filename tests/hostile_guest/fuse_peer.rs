@@ -59,7 +59,7 @@ impl Peer {
             let size = MESSAGE_MAX;
             rustix::net::sockopt::set_socket_send_buffer_size_force(socket, size).unwrap();
         }
-        let adapter = Adapter::new(filesystem.clone(), pool.clone());
+        let adapter = Adapter::new(filesystem.clone(), pool.clone(), None);
         let session = std::thread::spawn(move || {
             let mut config = fuser::Config::default();
             config.n_threads = Some(1);

@@ -210,7 +210,7 @@ fn large_and_sparse_files_stay_what_they_are() {
     if !can_run(test, needs_fuse()) {
         return;
     }
-    let store = TestStore::new();
+    let store = TestStore::coherent();
     let (tree, plain) = (store.place.join("tree"), store.place.join("plain"));
     fs::create_dir(&tree).unwrap();
     let four = 4u64 << 30;

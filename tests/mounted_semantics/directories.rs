@@ -175,7 +175,7 @@ fn large_directories_are_removed_and_made_again_empty() {
     if !can_run(test, needs_fuse()) {
         return;
     }
-    let store = TestStore::new();
+    let store = TestStore::coherent();
     let tree = store.place.join("tree");
     for directory in ["large", "large/inner"] {
         fs::create_dir_all(tree.join(directory)).unwrap();

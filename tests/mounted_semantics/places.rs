@@ -74,7 +74,7 @@ pub struct Places {
 impl Places {
     pub fn new(test: &str, files: &Files<'_>) -> Option<Places> {
         common::can_run(test, common::needs_fuse())
-            .then(|| Places::within_store(TestStore::new(), files))
+            .then(|| Places::within_store(TestStore::coherent(), files))
     }
 
     /// In a store that exists and is empty.

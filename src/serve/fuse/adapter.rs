@@ -4,30 +4,32 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::{
-    FOREVER, GENERATION, answer, caller, empty, entry, permissions, set_id_of_caller,
+    FOREVER, GENERATION, answer, caller, empty, entry, kept, permissions, set_id_of_caller,
     set_id_of_write, xattr,
 };
-use super::capabilities::{DATA_MAX, negotiate};
+use super::capabilities::{DATA_MAX, negotiate, pass_through};
 use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
 use crate::filesystem::Filesystem;
 use crate::filesystem::attributes::Attributes;
-use crate::filesystem::data::{Seek, SetId};
+use crate::filesystem::data::Seek;
 use crate::filesystem::directory::Entry;
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
-use crate::filesystem::open;
+use crate::filesystem::passthrough::{Change, Passthrough};
 use crate::filesystem::rename::Entry as Name;
 use crate::filesystem::set_attributes::Changes;
+use crate::filesystem::transport::flip_of;
 use crate::filesystem::xattrs::SetXattr;
 use crate::store::metadata::FileType;
 
@@ -36,23 +38,35 @@ const SHORT: u64 = 256 << 10;
 
 /// The adapter of one mount.
 pub struct Adapter {
-    filesystem: Arc<Filesystem>,
+    pub(super) filesystem: Arc<Filesystem>,
     pool: Arc<rayon::ThreadPool>,
+    /// Wanted, until the kernel has said in INIT whether it can.
+    pub(super) passthrough: Option<Arc<Passthrough>>,
+    pub(super) passes_through: Arc<AtomicBool>,
 }
 
 impl Adapter {
-    /// Serves an image; long work goes to `pool`.
-    pub fn new(filesystem: Arc<Filesystem>, pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { filesystem, pool }
+    /// Serves an image; long work goes to `pool`. Without a `passthrough` all files are cached.
+    pub fn new(
+        filesystem: Arc<Filesystem>,
+        pool: Arc<rayon::ThreadPool>,
+        passthrough: Option<Arc<Passthrough>>,
+    ) -> Self {
+        Self {
+            filesystem,
+            pool,
+            passthrough,
+            passes_through: Arc::default(),
+        }
     }
 
-    fn node(&self, nodeid: INodeNo) -> Outcome<Arc<Node>> {
+    pub(super) fn node(&self, nodeid: INodeNo) -> Outcome<Arc<Node>> {
         let number = number(nodeid).map_err(|_| rustix::io::Errno::STALE)?;
         self.filesystem.node(number)
     }
 
     /// Does it here, or in the pool if it may take long.
-    fn run(&self, long: bool, work: impl FnOnce(&Filesystem) + Send + 'static) {
+    pub(super) fn run(&self, long: bool, work: impl FnOnce(&Filesystem) + Send + 'static) {
         if long {
             let filesystem = self.filesystem.clone();
             self.pool.spawn(move || work(&filesystem));
@@ -61,20 +75,23 @@ impl Adapter {
         }
     }
 
-    fn is_long(&self, promotion: Outcome<Option<u64>>) -> bool {
+    pub(super) fn is_long(&self, promotion: Outcome<Option<u64>>) -> bool {
         promotion.is_ok_and(|bytes| bytes.is_some_and(|bytes| bytes > SHORT))
     }
 }
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        negotiate(config)
+        negotiate(config)?;
+        let passes_through = self.passthrough.is_some() && pass_through(config);
+        self.passes_through.store(passes_through, Ordering::Release);
+        Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = match (name.as_bytes(), number(parent)) {
             // For a file handle: the inode itself, or the directory above it.
-            (b".", Ok(number)) => self.filesystem.recall(number),
+            (b".", Ok(number)) => self.filesystem.recall(number, flip_of(parent.0)),
             (b"..", Ok(number)) => self.filesystem.recall_parent(number),
             (name, _) => self
                 .node(parent)
@@ -99,7 +116,7 @@ impl fuser::Filesystem for Adapter {
         let attributes = self
             .node(nodeid)
             .and_then(|node| self.filesystem.attributes(&node));
-        answer!(reply, attributes, attributes => reply.attr(&FOREVER, &file_attr(&attributes)));
+        answer!(reply, attributes, attributes => reply.attr(&kept(&attributes), &file_attr(&attributes)));
     }
 
     fn setattr(
@@ -133,10 +150,17 @@ impl fuser::Filesystem for Adapter {
             mtime: time_change(mtime),
             set_id: set_id_of_caller(req),
         };
+        if size.is_some()
+            && let Err(stale) = self
+                .filesystem
+                .refuse_stale(&node, flip_of(nodeid.0), Change::Size)
+        {
+            return reply.error(errno(&stale));
+        }
         let long = size.is_some() && self.is_long(self.filesystem.needs_promotion(&node));
         self.run(long, move |filesystem| {
             let attributes = filesystem.set_attributes(&node, &changes);
-            answer!(reply, attributes, attributes => reply.attr(&FOREVER, &file_attr(&attributes)));
+            answer!(reply, attributes, attributes => reply.attr(&kept(&attributes), &file_attr(&attributes)));
         });
     }
 
@@ -258,14 +282,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, nodeid: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let flags = open::OpenFlags::from_raw(flags.0, set_id_of_caller(req));
-        let node = self.node(nodeid);
-        let reads = |node| self.filesystem.needs_verification(node);
-        let long = matches!(&node, Ok(node) if self.is_long(reads(node)));
-        self.run(long, move |filesystem| {
-            let opened = node.and_then(|node| filesystem.open(&node, flags));
-            answer!(reply, opened, handle => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE));
-        });
+        self.open_file(req, nodeid, flags, reply);
     }
 
     fn create(
@@ -278,27 +295,8 @@ impl fuser::Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let created = self.node(parent).and_then(|parent| {
-            let permissions = permissions(req, mode, umask);
-            let attributes = self
-                .filesystem
-                .create(&parent, name.as_bytes(), &permissions)?;
-            let flags = open::OpenFlags::from_raw(flags & !libc::O_TRUNC, SetId::Keep);
-            let opened = self
-                .filesystem
-                .node(attributes.number)
-                .and_then(|node| self.filesystem.open(&node, flags));
-            if opened.is_err() {
-                // The kernel is not told of the file, so it will not forget it either.
-                self.filesystem.forget(attributes.number, 1);
-            }
-            Ok((attributes, opened?))
-        });
-        answer!(reply, created, created => {
-            let (attributes, handle) = created;
-            let attr = file_attr(&attributes);
-            reply.created(&FOREVER, &attr, GENERATION, FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
-        });
+        let permissions = permissions(req, mode, umask);
+        self.create_file(parent, name, &permissions, flags, reply);
     }
 
     fn read(
@@ -419,7 +417,7 @@ impl fuser::Filesystem for Adapter {
                 INodeNo(entry.number.get()),
                 entry.cookie,
                 OsStr::from_bytes(entry.name),
-                &FOREVER,
+                &kept(attributes),
                 &file_attr(attributes),
                 GENERATION,
             )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fuser::{Errno, Generation, ReplyEmpty, ReplyEntry, ReplyXattr, Request, WriteFlags};
 
-use super::convert::{errno, file_attr};
+use super::convert::{entry_attr, errno};
 use crate::filesystem::Caller;
 use crate::filesystem::attributes::Attributes;
 use crate::filesystem::create::Permissions;
@@ -45,8 +45,18 @@ macro_rules! answer {
 }
 pub(super) use answer;
 
+/// How long the kernel may believe attributes.
+pub(super) fn kept(attributes: &Attributes) -> Duration {
+    match attributes.identity.volatile {
+        true => Duration::ZERO,
+        false => FOREVER,
+    }
+}
+
 pub(super) fn entry(reply: ReplyEntry, outcome: Outcome<Attributes>) {
-    answer!(reply, outcome, attributes => reply.entry(&FOREVER, &file_attr(&attributes), GENERATION));
+    answer!(reply, outcome, attributes => {
+        reply.entry_with_ttls(&kept(&attributes), &FOREVER, &entry_attr(&attributes), GENERATION);
+    });
 }
 
 /// FUSE_WRITE_KILL_SUIDGID: the writer lacks CAP_FSETID. Pages of a mapping come without.

@@ -33,3 +33,15 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Asks for passthrough; whether there is any. A depth of 1 leaves room for an overlayfs above, and the
+/// host must not be one.
+pub(super) fn pass_through(config: &mut KernelConfig) -> bool {
+    let granted = config
+        .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
+        .is_ok_and(|()| config.set_max_stack_depth(1).is_ok());
+    if !granted {
+        log::info!("the kernel passes no files through: all of them are cached");
+    }
+    granted
+}

@@ -10,7 +10,7 @@ use crate::filesystem::set_attributes::NewTime;
 use crate::store::metadata::{FileType, Time};
 use crate::store::number::Number;
 
-/// A nodeid is a number with a flip count in its top byte (always 0 as long as data is cached).
+/// The number in a nodeid.
 pub(super) fn number(nodeid: INodeNo) -> Result<Number, Errno> {
     Number::new(nodeid.0 & (Number::END - 1)).ok_or(Errno::ESTALE)
 }
@@ -95,6 +95,17 @@ pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
         rdev: rdev_to_kernel(attributes.rdev),
         blksize: 4096,
         flags: 0,
+    }
+}
+
+/// Attributes for an answer that tells of one entry: fuser takes the nodeid from where st_ino stands.
+/// While the two differ the kernel asks for st_ino again, as it must not keep these. (In a listing it takes
+/// d_ino from there, too: so of a node that has flipped a listing tells an old nodeid, which is not
+/// believed for longer than the listing.)
+pub(super) fn entry_attr(attributes: &Attributes) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attributes.identity.nodeid(attributes.number)),
+        ..file_attr(attributes)
     }
 }
 

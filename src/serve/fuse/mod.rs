@@ -5,5 +5,6 @@ mod answer;
 mod capabilities;
 mod convert;
 pub mod mount;
+mod opening;
 pub mod pool;
 pub mod requests;

@@ -5,9 +5,11 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +18,7 @@ use rustix::time::Timespec;
 
 use super::requests::Counted;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::filesystem::passthrough::Upcall;
 use crate::ops::request::MountOptions;
 use crate::serve::mount_table::{self, FILE_SYSTEM_TYPE};
 
@@ -24,6 +27,20 @@ const LAST_USES: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
+
+/// What the kernel is told unasked.
+struct Told(Notifier);
+
+impl Upcall for Told {
+    fn forget_attributes(&self, nodeid: u64) {
+        // A negative offset: the attributes only.
+        match self.0.inval_inode(INodeNo(nodeid), -1, 0) {
+            Ok(()) => {}
+            // It does not know the nodeid (any more), or the mount is gone.
+            Err(error) => log::debug!(error:% = error; "attributes of {nodeid}"),
+        }
+    }
+}
 
 /// A live mount and the threads that serve it.
 pub struct Mounted {
@@ -84,6 +101,9 @@ impl Mounted {
         let mut config = Config::default();
         config.n_threads = Some(threads.max(1));
         config.clone_fd = true;
+        let served = &adapter.adapter;
+        let (filesystem, passthrough) = (served.filesystem.clone(), served.passthrough.clone());
+        let passes_through = served.passes_through.clone();
         // Who may enter is the kernel's decision (allow_other above).
         let session = Session::from_fd(adapter, session_device, SessionACL::All, config)
             .about(format!("serving {}", directory.display()));
@@ -94,6 +114,8 @@ impl Mounted {
                 return Err(error);
             }
         };
+        let passthrough = passthrough.filter(|_| passes_through.load(Ordering::Acquire));
+        filesystem.serve(Arc::new(Told(session.notifier())), passthrough);
         let thread = std::thread::Builder::new()
             .name("session".into())
             .spawn(move || session.run())

@@ -37,7 +37,7 @@ impl Requests {
 
 /// The adapter of one mount, whose requests are counted.
 pub struct Counted {
-    adapter: Adapter,
+    pub(super) adapter: Adapter,
     requests: Arc<Requests>,
 }
 
