@@ -164,7 +164,7 @@ impl Whole {
 }
 
 /// One step of so many in each run, other ones each time; FOLDFS_TEST_STEPS=all tries all.
-const EVERY: usize = 6;
+const EVERY: usize = 10;
 
 #[test]
 fn whatever_step_fails_it_is_made_or_not() {

@@ -1,8 +1,9 @@
 //! patch: its arguments, and its report as a person reads it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use tempfile::NamedTempFile;
 
 use super::Outcome;
 use super::arguments::DryRun;
@@ -70,9 +71,9 @@ struct Show {
 /// the command exits with 3 then.
 #[derive(Debug, Args)]
 struct Apply {
-    /// The patch
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// The patch, or a directory of the host: what the family's base is to become
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
     /// The family
     #[arg(long, value_name = "FAMILY")]
     family: String,
@@ -98,11 +99,23 @@ impl Apply {
     fn run(self, session: &Session) -> Result<Outcome> {
         // Where no daemon runs: some for each image.
         process::raise_descriptor_limit().about("the limit of open files")?;
-        let file = std::path::absolute(&self.file).about(self.file.display())?;
-        let keys = session.config.patch_keys.iter();
+        let source = std::path::absolute(&self.source).about(self.source.display())?;
+        let mut keys = session.config.patch_keys.clone();
+        let made = match source.is_dir() {
+            true => Some(patch_of(session, &self.family, &source)?),
+            false => None,
+        };
+        let file = match &made {
+            // Nobody else has made it.
+            Some(made) => {
+                keys.clear();
+                made.path().to_owned()
+            }
+            None => source,
+        };
         let request = Request::ApplyPatch {
             file: file.into(),
-            keys: keys.map(ToString::to_string).collect(),
+            keys: keys.iter().map(ToString::to_string).collect(),
             family: self.family,
             on_conflict: match self.on_conflict {
                 Conflicts::Keep => OnConflict::Keep,
@@ -113,6 +126,25 @@ impl Apply {
         };
         session.run(request, self.dry.dry_run)
     }
+}
+
+/// The patch that turns a family's base into a directory; it goes when it is dropped.
+fn patch_of(session: &Session, family: &str, directory: &Path) -> Result<NamedTempFile> {
+    let below = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+    let shown = Path::new(&below).display();
+    let made = tempfile::Builder::new()
+        .prefix("foldfs-")
+        .tempfile_in(&below);
+    let made = made.about(shown)?;
+    let options = CreateOptions {
+        old: family.into(),
+        new: directory.to_owned(),
+        file: made.path().to_owned(),
+        signer: None,
+    };
+    let progress = session.progress();
+    patch::create(Some(&session.open(false)?), &options, &*progress)?;
+    Ok(made)
 }
 
 impl Patch {

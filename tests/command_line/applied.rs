@@ -200,6 +200,39 @@ fn what_may_not_be_applied_changes_nothing() {
     assert!(!patched.store.path.join("changes").exists());
 }
 
+/// What the base is to become may be a directory of the host.
+#[test]
+fn a_directory_is_applied_as_its_patch_is() {
+    let Some(patched) = Patched::new("a_directory_is_applied_as_its_patch_is") else {
+        return;
+    };
+    let line = ["patch", "apply", shown(&patched.new), "--family", "family"];
+    let temporary = patched.store.place.join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let apply = |more: &[&str]| {
+        let mut command = patched.store.command(&[&line[..], more].concat());
+        run(command.env("TMPDIR", &temporary), b"")
+    };
+    apply(&["--dry-run"]).exits(3);
+    patched.assert_unchanged();
+    // It comes from nobody else: no signature is demanded.
+    let config = patched.store.place.join("c.toml");
+    let key = "MCowBQYDK2VwAyEAGPMALt1j6dRusM+Sn0U8QtYZsosgmEOOH/6THgLQrUI=";
+    fs::write(&config, format!("patch_keys = ['{key}']\n")).unwrap();
+    apply(&["--config", shown(&config)]).exits(3);
+    patched.assert_shows("family", &patched.new);
+    patched.assert_shows("first", &patched.new);
+    patched.assert_shows("second", &patched.merged);
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+    patched.store.assert_sound();
+    let line = ["patch", "apply", shown(&patched.new), "--family", "nosuch"];
+    patched
+        .store
+        .run(&line)
+        .exits(1)
+        .says(&["nosuch", "foldfs list"]);
+}
+
 /// The content of a file that moved does not travel; where nobody has it, that is said.
 #[test]
 fn a_content_that_is_nowhere_changes_nothing() {
