@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::content::digest_of;
@@ -52,17 +52,9 @@ pub fn finish(objects: &Objects, work: BorrowedFd<'_>, digest: &Digest) -> Resul
             return durable::unlink(work, name.as_bytes()).about(about());
         }
         log::error!("object {digest}: its content was not what its name says; it is replaced");
-        Objects::strip(work, name.as_bytes())?;
-        let object = layout::object_name(digest);
-        let to = objects.directory();
-        let flags = RenameFlags::empty();
-        durable::rename(work, name.as_bytes(), to, object.as_bytes(), flags).about(about())?;
-        objects.verification().is_mended(digest);
-        return Ok(());
     }
     Objects::strip(work, name.as_bytes())?;
-    objects.publish(work, name.as_bytes(), digest)?;
-    Ok(())
+    objects.replace(work, name.as_bytes(), digest)
 }
 
 /// Finishes or drops what an attempt left in an image's `work/` that ended early. Nothing may be on
@@ -101,11 +93,17 @@ pub(super) fn finish_unproved(
         tree::remove(work, name, about)?;
         return Ok(false);
     }
-    if stat.st_nlink > 1 || store.objects().exists(digest)? {
+    if stat.st_nlink > 1 {
         durable::unlink(work, name).about(object())?;
         return Ok(false);
     }
     let file = open_work(work, name).about(object())?;
+    let objects = store.objects();
+    // Where the object is damaged, this is all that is left of its content.
+    if objects.exists(digest)? && objects.same_content(file.as_fd(), digest)? {
+        durable::unlink(work, name).about(object())?;
+        return Ok(false);
+    }
     if digest_of(file.as_fd()).about(object())? != *digest {
         log::error!(
             "{}: its content is not what it was; run `foldfs check`",
@@ -115,6 +113,6 @@ pub(super) fn finish_unproved(
     }
     durable::sync(&file).about(object())?;
     Objects::strip(work, name)?;
-    store.objects().publish(work, name, digest)?;
+    objects.replace(work, name, digest)?;
     Ok(true)
 }

@@ -305,11 +305,20 @@ fn a_file_on_its_way_to_become_an_object_is_finished_or_dropped() {
     assert!(work(b"whole").exists(), "kept: a stub may refer to it");
     assert_eq!(count(&image.join("work")), 1);
     drop(store);
-    // The object is there already.
-    std::fs::write(work(b"finished"), b"finished").unwrap();
-    let store = fixture.open();
-    assert!(!work(b"finished").exists());
-    assert!(store.objects().verify(&digest).unwrap());
+    // The object is there already; then it is there, but damaged.
+    let object = fixture
+        .path()
+        .join("objects")
+        .join(layout::object_name(&digest));
+    for content in ["finished", "damaged!", "short"] {
+        chmod(&object, 0o600);
+        std::fs::write(&object, content).unwrap();
+        chmod(&object, 0o400);
+        std::fs::write(work(b"finished"), b"finished").unwrap();
+        let store = fixture.open();
+        assert!(!work(b"finished").exists());
+        assert!(store.objects().verify(&digest).unwrap(), "{content}");
+    }
 }
 
 #[test]
