@@ -21,10 +21,11 @@ mod operations;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use family::guest::Guest;
 use family::live::{node, put};
 use family::{Fixture, Snapshot, assert_same, write};
 use foldfs::ops::request::{Call, Request};
-use foldfs::ops::{check, perform, report::Report};
+use foldfs::ops::{perform, report::Report};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::Reads;
 use interleave::{Met, interleave};
@@ -85,8 +86,8 @@ fn original() -> Fixture {
     fixture
 }
 
-fn guest(fixture: &Fixture, image: &str) -> family::guest::Guest {
-    family::guest::Guest(fixture.filesystem(image))
+fn guest(fixture: &Fixture, image: &str) -> Guest {
+    Guest(fixture.filesystem(image))
 }
 
 fn done(fixture: &Fixture, request: Request) -> Report {
@@ -118,11 +119,6 @@ fn views(fixture: &Fixture) -> BTreeMap<String, Snapshot> {
         .into_iter()
         .map(|image| (image.name.clone(), fixture.snapshot(&image.name)))
         .collect()
-}
-
-fn assert_sound(fixture: &Fixture, what: &str) {
-    let report = check::run(&fixture.context, check::Options { content: true }, &Silent);
-    assert_eq!(report.unwrap().findings, [], "{what}");
 }
 
 /// Who is stopped.
@@ -175,7 +171,7 @@ fn sweep(original: &Fixture, operation: &Operation, first: First, counts: &mut C
             _ => counts.waited += 1,
         }
         counts.removed += removed.into_inner();
-        assert_sound(&scene.fixture, &what);
+        scene.fixture.assert_sound(&what);
         let after = views(&scene.fixture);
         let names = |views: &BTreeMap<String, Snapshot>| views.keys().cloned().collect::<Vec<_>>();
         assert_eq!(
@@ -192,13 +188,13 @@ fn sweep(original: &Fixture, operation: &Operation, first: First, counts: &mut C
         }
         // Nothing that is still needed was left to chance.
         counts.removed += collect(&scene.fixture);
-        assert_sound(&scene.fixture, &what);
+        scene.fixture.assert_sound(&what);
         let fixture = scene.end();
         let fixture = fixture.reopen();
         for (name, view) in views(&fixture) {
             assert_same(&after[&name], &view, &format!("{what}, reopened: {name}"));
         }
-        assert_sound(&fixture, &what);
+        fixture.assert_sound(&what);
     }
 }
 

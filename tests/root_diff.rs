@@ -10,10 +10,10 @@
 mod family;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use family::guest::Guest;
-use family::{Fixture, Seen, Snapshot, settle_at, symlink, write};
+use family::random::{Act, WEIGHT, acts, config, tree};
+use family::{Fixture, Seen, Snapshot};
 use foldfs::archive::{ComparedDirectory, ComparedView, ImageSource, export_directory};
 use foldfs::fold::placement::{self, Work};
 use foldfs::merge::compare::{Aspects, Difference, Scope, Side, Tree};
@@ -27,75 +27,19 @@ use proptest::prelude::*;
 
 const IMAGES: [&str; 4] = ["f", "one", "two", "other"];
 
-/// Paths that operations choose from; some exist at first.
-const PATHS: [&str; 14] = [
-    "etc/hosts",
-    "etc",
-    "etc/x",
-    "usr/a",
-    "usr/b",
-    "usr",
-    "usr/sub",
-    "usr/sub/deep",
-    "usr/sub/c",
-    "opt",
-    "opt/n",
-    "opt/n/f",
-    "link",
-    "var",
-];
-
 #[derive(Debug, Clone)]
 enum Op {
-    Create(usize, usize),
-    Mkdir(usize, usize),
-    Unlink(usize, usize),
-    Rmdir(usize, usize),
-    Rename(usize, usize, usize),
-    Exchange(usize, usize, usize),
-    Link(usize, usize, usize),
-    Symlink(usize, usize),
-    Chmod(usize, usize, u32),
-    Write(usize, usize, bool),
+    /// Of the guest of an image.
+    Act(usize, Act),
     Place,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let image = || 0..IMAGES.len();
-    let path = || 0..PATHS.len();
     let op = prop_oneof![
-        2 => (image(), path()).prop_map(|(i, p)| Op::Create(i, p)),
-        2 => (image(), path()).prop_map(|(i, p)| Op::Mkdir(i, p)),
-        3 => (image(), path()).prop_map(|(i, p)| Op::Unlink(i, p)),
-        2 => (image(), path()).prop_map(|(i, p)| Op::Rmdir(i, p)),
-        5 => (image(), path(), path()).prop_map(|(i, p, q)| Op::Rename(i, p, q)),
-        1 => (image(), path(), path()).prop_map(|(i, p, q)| Op::Exchange(i, p, q)),
-        4 => (image(), path(), path()).prop_map(|(i, p, q)| Op::Link(i, p, q)),
-        1 => (image(), path()).prop_map(|(i, p)| Op::Symlink(i, p)),
-        4 => (image(), path(), 0..2u32).prop_map(|(i, p, m)| Op::Chmod(i, p, 0o700 + m)),
-        3 => (image(), path(), any::<bool>()).prop_map(|(i, p, b)| Op::Write(i, p, b)),
+        WEIGHT => (0..IMAGES.len(), acts()).prop_map(|(image, act)| Op::Act(image, act)),
         2 => Just(Op::Place),
     ];
     proptest::collection::vec(op, 1..30)
-}
-
-fn tree(root: &Path, newer: bool, time: u64) {
-    write(root, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
-    write(root, "etc/hosts", if newer { "new\n" } else { "old\n" });
-    write(root, "usr/a", "a");
-    write(root, "usr/b", "b");
-    write(root, "usr/sub/deep/d", "d");
-    write(root, "usr/sub/deep/e", "e");
-    for (from, to) in [("usr/a", "usr/sub/c"), ("usr/sub/deep/e", "etc/e")] {
-        std::fs::hard_link(root.join(from), root.join(to)).unwrap();
-    }
-    symlink(root, "usr/a", "link");
-    if newer {
-        write(root, "opt/n/f", "f");
-        write(root, "opt/n/g", "");
-        std::fs::remove_file(root.join("usr/b")).unwrap();
-    }
-    settle_at(root, time);
 }
 
 fn fixture() -> Fixture {
@@ -263,29 +207,11 @@ impl World {
         Self { fixture, guests }
     }
 
-    /// What a guest is refused changes nothing.
     fn run(&self, op: &Op) {
-        let p = |path: &usize| PATHS[*path];
-        let guest = |image: &usize| &self.guests[*image];
-        let _refused = match op {
-            Op::Create(i, path) => guest(i).create(p(path)).is_err(),
-            Op::Mkdir(i, path) => guest(i).mkdir(p(path)).is_err(),
-            Op::Unlink(i, path) => guest(i).unlink(p(path)).is_err(),
-            Op::Rmdir(i, path) => guest(i).rmdir(p(path)).is_err(),
-            Op::Rename(i, old, new) => guest(i).rename(p(old), p(new)).is_err(),
-            Op::Exchange(i, old, new) => guest(i).exchange(p(old), p(new)).is_err(),
-            Op::Link(i, old, new) => guest(i).link(p(old), p(new)).is_err(),
-            Op::Symlink(i, path) => guest(i).symlink("target", p(path)).is_err(),
-            Op::Chmod(i, path, mode) => guest(i).chmod(p(path), *mode).is_err(),
-            Op::Write(i, path, other) => {
-                let text: &[u8] = if *other { b"WRITTEN" } else { b"written" };
-                guest(i).write(p(path), text).is_err()
-            }
-            Op::Place => {
-                self.place();
-                false
-            }
-        };
+        match op {
+            Op::Act(image, act) => drop(act.run(&self.guests[*image])),
+            Op::Place => self.place(),
+        }
     }
 
     fn place(&self) {
@@ -345,12 +271,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24),
-        max_shrink_iters: 200,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config())]
 
     #[test]
     fn exactly_what_differs_is_told(ops in ops()) {

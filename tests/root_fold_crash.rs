@@ -9,51 +9,13 @@
 
 mod family;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use family::fault::{Fault, alone, disturbed};
 use family::live::{node, put, read};
-use family::{Fixture, Snapshot, assert_same, write};
+use family::{Fixture, Snapshot, assert_same, commands, write};
 use foldfs::filesystem::open::OpenFlags;
-use foldfs::ops::{check, clone, fold};
-use foldfs::progress::Silent;
 use foldfs::store::catalog::Reads;
-use foldfs::sys::durable;
-use parking_lot::Mutex;
-use rustix::io::Errno;
 
 const IMAGES: [&str; 2] = ["one", "two"];
-
-/// One test at a time has the hook.
-static HOOK: Mutex<()> = Mutex::new(());
-
-/// How a run is disturbed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// Nothing is done from this step on: the process was killed.
-    Killed(usize),
-    /// This step fails.
-    Fails(usize),
-}
-
-/// Runs something under a fault; whether its step was reached.
-fn disturbed(fault: Fault, run: impl FnOnce()) -> bool {
-    let _alone = HOOK.lock();
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = count.clone();
-    durable::set_hook(Some(Arc::new(move |_, _| {
-        let step = counted.fetch_add(1, Ordering::SeqCst);
-        match fault {
-            Fault::Killed(at) if step >= at => Err(Errno::IO),
-            Fault::Fails(at) if step == at => Err(Errno::NOSPC),
-            _ => Ok(()),
-        }
-    })));
-    run();
-    durable::set_hook(None);
-    let (Fault::Killed(at) | Fault::Fails(at)) = fault;
-    count.load(Ordering::SeqCst) > at
-}
 
 fn original() -> Fixture {
     let fixture = Fixture::new();
@@ -88,26 +50,12 @@ fn assert_as_before(before: &[Snapshot], fixture: &Fixture, what: &str) {
     }
 }
 
-fn assert_sound(fixture: &Fixture, what: &str) {
-    let report = check::run(&fixture.context, check::Options { content: true }, &Silent);
-    assert_eq!(report.unwrap().findings, [], "{what}");
-}
-
 fn run_fold(fixture: &Fixture) {
-    let plan = fold::plan(&fixture.context, &fold::Options { family: None }, &Silent);
-    if let Ok(plan) = plan {
-        let _done = fold::apply(&fixture.context, &plan, &Silent);
-    }
+    let _done = commands::fold(&fixture.context);
 }
 
 fn run_clone(fixture: &Fixture) {
-    let options = clone::Options {
-        from: "two".into(),
-        to: "copy".into(),
-        frozen: false,
-    };
-    let plan = clone::plan(&fixture.context, &options).unwrap();
-    let _done = clone::apply(&fixture.context, &plan, &Silent);
+    let _done = commands::clone(&fixture.context, "two", "copy");
 }
 
 /// What guests read in files that are about to be folded.
@@ -138,6 +86,7 @@ fn assert_clone(fixture: &Fixture, what: &str) {
 }
 
 fn sweep(run: fn(&Fixture), fault: fn(usize) -> Fault, least: usize) {
+    let _alone = alone();
     let original = original();
     for step in 0.. {
         let fixture = original.copy();
@@ -155,7 +104,7 @@ fn sweep(run: fn(&Fixture), fault: fn(usize) -> Fault, least: usize) {
         assert_as_before(&before, &fixture, &what);
         assert_reads(&fixture, &what);
         assert_clone(&fixture, &what);
-        assert_sound(&fixture, &what);
+        fixture.assert_sound(&what);
         if !reached {
             assert!(step > least, "{step} steps only");
             return;

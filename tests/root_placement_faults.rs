@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use family::{Fixture, Snapshot, assert_same, settle_at, write};
+use family::{Fixture, Snapshot, assert_same, commands, settle_at, write};
 use foldfs::fold::placement;
 use foldfs::store::catalog::Share;
 use foldfs::sys::durable;
@@ -47,11 +47,8 @@ fn fixture(from: Share) -> Fixture {
         Share::Majority => Share::All,
         Share::All => Share::Majority,
     };
-    let transaction = fixture.context.store.catalog().transaction().unwrap();
-    transaction
-        .set_share(fixture.image("f").family, to)
-        .unwrap();
-    transaction.commit().unwrap();
+    let family = fixture.image("f").family;
+    commands::set_share(&fixture.context, family, to).unwrap();
     fixture
 }
 

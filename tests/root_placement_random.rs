@@ -10,46 +10,19 @@
 
 mod family;
 
-use std::path::Path;
-
 use family::guest::Guest;
-use family::{Fixture, Snapshot, assert_same, settle_at, symlink, write};
+use family::random::{Act, WEIGHT, acts, config, tree};
+use family::{Fixture, Snapshot, assert_same, commands};
 use foldfs::fold::placement::{self, Work};
 use foldfs::store::catalog::Share;
 use proptest::prelude::*;
 
 const IMAGES: [&str; 5] = ["f", "one", "two", "three", "four"];
 
-/// Paths that operations choose from; some exist at first.
-const PATHS: [&str; 14] = [
-    "etc/hosts",
-    "etc",
-    "etc/x",
-    "usr/a",
-    "usr/b",
-    "usr",
-    "usr/sub",
-    "usr/sub/deep",
-    "usr/sub/c",
-    "opt",
-    "opt/n",
-    "opt/n/f",
-    "link",
-    "var",
-];
-
 #[derive(Debug, Clone)]
 enum Op {
-    Create(usize, usize),
-    Mkdir(usize, usize),
-    Unlink(usize, usize),
-    Rmdir(usize, usize),
-    Rename(usize, usize, usize),
-    Exchange(usize, usize, usize),
-    Link(usize, usize, usize),
-    Symlink(usize, usize),
-    Chmod(usize, usize, u32),
-    Write(usize, usize),
+    /// Of the guest of an image.
+    Act(usize, Act),
     /// The next step of the placement under way: plan, cover, commit, uncover.
     Step,
     Place,
@@ -58,41 +31,14 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let image = || 0..IMAGES.len();
-    let path = || 0..PATHS.len();
     let op = prop_oneof![
-        2 => (image(), path()).prop_map(|(i, p)| Op::Create(i, p)),
-        2 => (image(), path()).prop_map(|(i, p)| Op::Mkdir(i, p)),
-        3 => (image(), path()).prop_map(|(i, p)| Op::Unlink(i, p)),
-        2 => (image(), path()).prop_map(|(i, p)| Op::Rmdir(i, p)),
-        4 => (image(), path(), path()).prop_map(|(i, p, q)| Op::Rename(i, p, q)),
-        1 => (image(), path(), path()).prop_map(|(i, p, q)| Op::Exchange(i, p, q)),
-        2 => (image(), path(), path()).prop_map(|(i, p, q)| Op::Link(i, p, q)),
-        1 => (image(), path()).prop_map(|(i, p)| Op::Symlink(i, p)),
-        6 => (image(), path(), 0..2u32).prop_map(|(i, p, m)| Op::Chmod(i, p, 0o700 + m)),
-        2 => (image(), path()).prop_map(|(i, p)| Op::Write(i, p)),
+        WEIGHT => (0..IMAGES.len(), acts()).prop_map(|(image, act)| Op::Act(image, act)),
         8 => Just(Op::Step),
         2 => Just(Op::Place),
         1 => any::<bool>().prop_map(Op::SetShare),
         1 => Just(Op::Reopen),
     ];
     proptest::collection::vec(op, 1..40)
-}
-
-fn tree(root: &Path, newer: bool, time: u64) {
-    write(root, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
-    write(root, "etc/hosts", if newer { "new\n" } else { "old\n" });
-    write(root, "usr/a", "a");
-    write(root, "usr/b", "b");
-    write(root, "usr/sub/deep/d", "d");
-    std::fs::hard_link(root.join("usr/a"), root.join("usr/sub/c")).unwrap();
-    symlink(root, "usr/a", "link");
-    if newer {
-        write(root, "opt/n/f", "f");
-        write(root, "opt/n/g", "");
-        std::fs::remove_file(root.join("usr/b")).unwrap();
-    }
-    settle_at(root, time);
 }
 
 fn fixture() -> Fixture {
@@ -134,13 +80,6 @@ impl World {
         }
     }
 
-    /// Works in an image; what the guest is refused changes nothing.
-    fn guest(&mut self, image: usize, action: impl FnOnce(&Guest) -> bool) {
-        if action(&self.guests[image]) {
-            self.seen[image] = self.fixture().snapshot(IMAGES[image]);
-        }
-    }
-
     fn step(&mut self) {
         let under_way = self.work.take();
         let images = &self.fixture().context.images;
@@ -170,44 +109,18 @@ impl World {
     }
 
     fn run(&mut self, op: &Op) {
-        let p = |path: &usize| PATHS[*path];
         match op {
-            Op::Create(image, path) => self.guest(*image, |guest| guest.create(p(path)).is_ok()),
-            Op::Mkdir(image, path) => self.guest(*image, |guest| guest.mkdir(p(path)).is_ok()),
-            Op::Unlink(image, path) => self.guest(*image, |guest| guest.unlink(p(path)).is_ok()),
-            Op::Rmdir(image, path) => self.guest(*image, |guest| guest.rmdir(p(path)).is_ok()),
-            Op::Rename(image, old, new) => {
-                self.guest(*image, |guest| guest.rename(p(old), p(new)).is_ok());
-            }
-            Op::Exchange(image, old, new) => {
-                self.guest(*image, |guest| guest.exchange(p(old), p(new)).is_ok());
-            }
-            Op::Link(image, old, new) => {
-                self.guest(*image, |guest| guest.link(p(old), p(new)).is_ok());
-            }
-            Op::Symlink(image, path) => {
-                self.guest(*image, |guest| guest.symlink("target", p(path)).is_ok());
-            }
-            Op::Chmod(image, path, mode) => {
-                self.guest(*image, |guest| guest.chmod(p(path), *mode).is_ok());
-            }
-            Op::Write(image, path) => {
-                self.guest(*image, |guest| guest.write(p(path), b"written").is_ok());
+            Op::Act(image, act) => {
+                if act.run(&self.guests[*image]) {
+                    self.seen[*image] = self.fixture().snapshot(IMAGES[*image]);
+                }
             }
             Op::Step => self.step(),
             Op::Place => self.place(),
             Op::SetShare(all) => {
                 let share = if *all { Share::All } else { Share::Majority };
                 let family = self.fixture().image("f").family;
-                let transaction = self
-                    .fixture()
-                    .context
-                    .store
-                    .catalog()
-                    .transaction()
-                    .unwrap();
-                transaction.set_share(family, share).unwrap();
-                transaction.commit().unwrap();
+                commands::set_share(&self.fixture().context, family, share).unwrap();
             }
             Op::Reopen => {
                 self.work = None;
@@ -221,12 +134,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24),
-        max_shrink_iters: 200,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_step_of_a_placement_ever_shows(ops in ops()) {

@@ -13,7 +13,7 @@ mod family;
 use std::path::Path;
 
 use family::guest::Guest;
-use family::{Fixture, Snapshot, assert_same, settle, symlink, write};
+use family::{Fixture, Snapshot, assert_same, commands, settle, symlink, write};
 use foldfs::filesystem::failure::Outcome;
 use foldfs::fold::placement;
 use foldfs::store::catalog::Share;
@@ -56,11 +56,8 @@ fn fixture(from: Share) -> Fixture {
         Share::Majority => Share::All,
         Share::All => Share::Majority,
     };
-    let transaction = fixture.context.store.catalog().transaction().unwrap();
-    transaction
-        .set_share(fixture.image("f").family, to)
-        .unwrap();
-    transaction.commit().unwrap();
+    let family = fixture.image("f").family;
+    commands::set_share(&fixture.context, family, to).unwrap();
     fixture
 }
 

@@ -12,51 +12,18 @@ mod family;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use family::fault::{Fault, alone, disturbed};
 use family::live::put;
 use family::{Fixture, Snapshot, assert_same, write};
-use foldfs::ops::{check, repair};
+use foldfs::ops::repair;
 use foldfs::progress::Silent;
 use foldfs::store::digest::Digest;
-use foldfs::sys::durable;
-use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
-use rustix::io::Errno;
 
 const IMAGES: [&str; 2] = ["one", "two"];
 
 const SHARED: &[u8] = b"a shell, of which an image has a copy";
-
-/// One test at a time has the hook.
-static HOOK: Mutex<()> = Mutex::new(());
-
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    /// Nothing is done from this step on: the process was killed.
-    Killed(usize),
-    /// This step fails.
-    Fails(usize),
-}
-
-/// Runs something under a fault; whether its step was reached.
-fn disturbed(fault: Fault, run: impl FnOnce()) -> bool {
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = count.clone();
-    durable::set_hook(Some(Arc::new(move |_, _| {
-        let step = counted.fetch_add(1, Ordering::SeqCst);
-        match fault {
-            Fault::Killed(at) if step >= at => Err(Errno::IO),
-            Fault::Fails(at) if step == at => Err(Errno::NOSPC),
-            _ => Ok(()),
-        }
-    })));
-    run();
-    durable::set_hook(None);
-    let (Fault::Killed(at) | Fault::Fails(at)) = fault;
-    count.load(Ordering::SeqCst) > at
-}
 
 fn original() -> Fixture {
     let fixture = Fixture::new();
@@ -154,7 +121,7 @@ fn aside(fixture: &Fixture) -> BTreeSet<(String, Vec<u8>)> {
 }
 
 fn sweep(fault: fn(usize) -> Fault) {
-    let _alone = HOOK.lock();
+    let _alone = alone();
     let original = original();
     let before = views(&original);
     damage(&original);
@@ -177,9 +144,7 @@ fn sweep(fault: fn(usize) -> Fault) {
             assert_same(before, &now, &what);
         }
         assert_eq!(aside(&fixture), kept, "{what}");
-        let options = check::Options { content: true };
-        let report = check::run(&fixture.context, options, &Silent).unwrap();
-        assert_eq!(report.findings, [], "{what}");
+        fixture.assert_sound(&what);
         let options = repair::Options::default();
         let again = repair::apply(&fixture.context, &options, &Silent).unwrap();
         assert_eq!(again.repairs, [], "{what}");
@@ -203,7 +168,7 @@ fn a_repair_in_which_any_step_fails() {
 
 #[test]
 fn a_restoration_of_the_catalog_that_is_killed_at_any_step() {
-    let _alone = HOOK.lock();
+    let _alone = alone();
     let mut original = original();
     let before = views(&original);
     for step in 0.. {

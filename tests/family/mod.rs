@@ -9,54 +9,36 @@
     reason = "a test; each file of tests uses its part"
 )]
 
+pub mod commands;
+pub mod fault;
 pub mod guest;
 pub mod live;
+pub mod random;
+pub mod seen;
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use foldfs::archive::import_directory;
 use foldfs::filesystem::Filesystem;
 use foldfs::filesystem::attributes::Attributes;
 use foldfs::filesystem::node::Node;
-use foldfs::merge::lookup::Item;
-use foldfs::merge::walk;
-use foldfs::ops::{Context, import};
+use foldfs::ops::{Context, check};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::{Image, Reads, Share};
 use foldfs::store::mark::Role;
-use foldfs::store::metadata::{Content, Time};
+use foldfs::store::metadata::Content;
 use foldfs::store::number::ImageId;
-use foldfs::store::{Access, Store, guest_xattr};
-use foldfs::sys::copy;
+use foldfs::store::{Access, Store};
+
+#[allow(unused_imports, reason = "each file of tests uses its part")]
+pub use seen::{Seen, Snapshot, assert_same};
 
 /// A store of a test, and where its sources are.
 pub struct Fixture {
     directory: tempfile::TempDir,
     pub context: Context,
 }
-
-/// What a path looks like, as a guest can see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub number: u64,
-    pub file_type: String,
-    pub mode: u32,
-    pub links: u32,
-    pub owner: (u32, u32),
-    pub rdev: u64,
-    pub size: u64,
-    pub mtime: Time,
-    pub ctime: Time,
-    pub content: Vec<u8>,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-/// All of a view, by path.
-pub type Snapshot = BTreeMap<String, Seen>;
 
 impl Fixture {
     pub fn new() -> Self {
@@ -132,15 +114,7 @@ impl Fixture {
         family: Option<&str>,
         share: Share,
     ) -> ImageId {
-        let tree = import_directory(&self.context.store, source, &Silent).unwrap();
-        let options = import::Options {
-            name: name.to_owned(),
-            family: family.map(str::to_owned),
-            share,
-            source: source.display().to_string(),
-        };
-        let plan = import::plan(&self.context, &tree, &options).unwrap();
-        import::apply(&self.context, &tree, &plan, &Silent).unwrap()
+        commands::import(&self.context, name, source, family, share).unwrap()
     }
 
     /// The row of an image; a family's name is its base's.
@@ -157,7 +131,14 @@ impl Fixture {
 
     /// What a view shows.
     pub fn snapshot(&self, name: &str) -> Snapshot {
-        snapshot(&self.context.store, &self.filesystem(name))
+        seen::in_layers(&self.context.store, &self.filesystem(name))
+    }
+
+    /// Expects `check --content` to find nothing.
+    #[track_caller]
+    pub fn assert_sound(&self, what: &str) {
+        let report = check::run(&self.context, check::Options { content: true }, &Silent);
+        assert_eq!(report.unwrap().findings, [], "{what}");
     }
 
     /// The names of everything in an image's private layer, with their roles.
@@ -236,97 +217,6 @@ pub fn find(filesystem: &Filesystem, path: &str) -> Option<(Arc<Node>, Attribute
 
 fn unescape(name: &str) -> Vec<u8> {
     name.as_bytes().to_vec()
-}
-
-/// What a view shows, through the live image.
-pub fn snapshot(store: &Store, filesystem: &Filesystem) -> Snapshot {
-    let view = &filesystem.view;
-    let mut snapshot = Snapshot::new();
-    walk::walk(view, &mut |visit| {
-        let path = String::from_utf8_lossy(visit.path).into_owned();
-        let (_, attributes) = find(filesystem, &path).expect(&path);
-        assert_eq!(attributes.number, visit.item.number(), "{path}");
-        let (content, xattrs) = match visit.item {
-            Item::Shared { inode, .. } => {
-                let content = match &inode.content {
-                    Content::Regular {
-                        digest: Some(digest),
-                        ..
-                    } => all(&store.objects().open(digest)?),
-                    Content::Symlink { target } => target.to_vec(),
-                    _ => Vec::new(),
-                };
-                (content, inode.metadata.xattrs.clone())
-            }
-            Item::Private { stat, mark, .. } => {
-                let (directory, name) = visit.host(view).expect("a private item has a host inode");
-                let content = match mark.role {
-                    Role::Stub { digest } => all(&store.objects().open(&digest)?),
-                    Role::File if stat.st_mode & libc::S_IFMT == libc::S_IFREG => {
-                        all(&visit.open_private(view)?.expect("a private file opens"))
-                    }
-                    Role::File if stat.st_mode & libc::S_IFMT == libc::S_IFLNK => {
-                        let target = rustix::fs::readlinkat(directory, &name[..], Vec::new());
-                        target.unwrap().into_bytes()
-                    }
-                    _ => Vec::new(),
-                };
-                // A transparent directory has the shared one's.
-                let xattrs = match visit.item.directory_role() {
-                    Some(foldfs::store::mark::DirectoryRole::Transparent { shared }) => {
-                        let inode = view.shared.inode(shared)?.expect("it is shared");
-                        inode.metadata.xattrs
-                    }
-                    _ => guest_xattr::read_all(directory, &name).unwrap(),
-                };
-                (content, xattrs)
-            }
-        };
-        let seen = Seen {
-            number: attributes.number.get(),
-            file_type: format!("{:?}", attributes.file_type),
-            mode: attributes.mode,
-            links: attributes.links,
-            owner: (attributes.uid, attributes.gid),
-            rdev: attributes.rdev,
-            size: match attributes.file_type {
-                foldfs::store::metadata::FileType::Directory => 0,
-                _ => attributes.size,
-            },
-            mtime: attributes.mtime,
-            ctime: attributes.ctime,
-            content,
-            xattrs: xattrs
-                .into_iter()
-                .map(|(name, value)| (name.into_vec(), value.into_vec()))
-                .collect(),
-        };
-        snapshot.insert(path, seen);
-        Ok(true)
-    })
-    .unwrap();
-    snapshot
-}
-
-/// Asserts that two snapshots are the same, and says where they are not.
-#[track_caller]
-pub fn assert_same(before: &Snapshot, after: &Snapshot, what: &str) {
-    let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    let mut differences = String::new();
-    for path in paths {
-        let (left, right) = (before.get(path), after.get(path));
-        if left != right {
-            differences += &format!("\n/{path}\n  {left:?}\n  {right:?}");
-        }
-    }
-    assert!(differences.is_empty(), "{what}:{differences}");
-}
-
-fn all(file: &OwnedFd) -> Vec<u8> {
-    let size = rustix::fs::fstat(file).unwrap().st_size as usize;
-    let mut bytes = vec![0; size];
-    assert_eq!(copy::read_at(file, &mut bytes, 0).unwrap(), size);
-    bytes
 }
 
 /// Asserts that a view shows what a directory holds: all but numbers and ctimes.

@@ -71,7 +71,7 @@ fn at_work() -> (Fixture, std::path::PathBuf) {
     guest.create("new").unwrap();
     guest.write("new", b"new").unwrap();
     fs::write(at("new"), b"new").unwrap();
-    fs::set_permissions(at("new"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(at("new"), fs::Permissions::from_mode(0o644)).unwrap();
     drop(guest);
     (fixture, plain)
 }

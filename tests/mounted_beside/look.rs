@@ -10,7 +10,7 @@ use foldfs::store::{Access, Store};
 
 use crate::command::{Command, Third};
 use crate::common::store::TestStore;
-use crate::family::{self, Snapshot};
+use crate::family::{self, Snapshot, seen};
 
 /// By name.
 pub type Views = BTreeMap<String, Snapshot>;
@@ -20,7 +20,7 @@ pub fn views(store: &TestStore) -> Views {
     let store = Arc::new(Store::open(&store.path, Access::Write).unwrap());
     let context = Context::new(store.clone(), 1);
     let images = store.catalog().images().unwrap();
-    let view = |id| family::snapshot(&store, &context.images.filesystem(id).unwrap());
+    let view = |id| seen::in_layers(&store, &context.images.filesystem(id).unwrap());
     images
         .into_iter()
         .map(|image| (image.name, view(image.id)))

@@ -249,13 +249,8 @@ pub const GUESTS: [Operation; 10] = [
         name: "a guest empties a stub",
         image: "one",
         run: |scene, _| {
-            let fs = scene.fixture.filesystem("one");
-            let flags = OpenFlags {
-                truncate: Some(foldfs::filesystem::data::SetId::Keep),
-                ..WRITE
-            };
-            let handle = fs.open(&node(&fs, "var/twice"), flags).unwrap();
-            fs.release(handle);
+            let guest = guest(&scene.fixture, "one");
+            guest.open_truncated("var/twice").unwrap();
         },
     },
     Operation {
@@ -273,12 +268,9 @@ pub const GUESTS: [Operation; 10] = [
         name: "a guest makes a hole in a shared file",
         image: "one",
         run: |scene, _| {
-            let fs = scene.fixture.filesystem("one");
-            let handle = fs.open(&node(&fs, "usr/lib/b"), WRITE).unwrap();
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let keep = foldfs::filesystem::data::SetId::Keep;
-            fs.fallocate(handle, flags.bits(), 2, 4, keep).unwrap();
-            fs.release(handle);
+            let guest = guest(&scene.fixture, "one");
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            guest.fallocate("usr/lib/b", mode.bits(), 2, 4).unwrap();
         },
     },
 ];
