@@ -19,10 +19,12 @@ mod disk;
 mod failing;
 #[path = "crash_sweep/guests.rs"]
 mod guests;
+#[path = "crash_sweep/holding.rs"]
+mod holding;
 #[path = "crash_sweep/losing.rs"]
 mod losing;
-#[path = "crash_sweep/operations.rs"]
-mod operations;
+#[path = "crash_sweep/mending.rs"]
+mod mending;
 #[path = "crash_sweep/parts.rs"]
 mod parts;
 #[path = "crash_sweep/report.rs"]
@@ -35,6 +37,8 @@ mod sites;
 mod states;
 #[path = "crash_sweep/world.rs"]
 mod world;
+
+use std::time::Instant;
 
 use common::device::{Device, Kind};
 use common::{can_run, needs_root};
@@ -51,20 +55,25 @@ fn sweep(test: &'static str, modes: &[Mode]) -> Option<Report> {
     if !can_run(test, missing()) || parts::is_child(test) {
         return None;
     }
+    let start = Instant::now();
     let report = Sweep::run(test, modes);
-    let places = report.all_sites().len();
-    println!(
-        "{} points, {} stores looked at, {places} places in the source",
-        report.points, report.looks
-    );
+    parts::say(&format!(
+        "{test}: {} points, {} stores looked at, {} places in the source, {} s",
+        report.points,
+        report.looks,
+        report.all_sites().len(),
+        start.elapsed().as_secs()
+    ));
     if parts::is_filtered() {
-        println!("{:#?}", report.all_sites());
+        for (file, line) in report.all_sites() {
+            println!("{file}:{line}");
+        }
     }
     Some(report)
 }
 
-/// Says which places in the source where a step is done none of these reaches; the whole sweep fails
-/// for them.
+/// Says how many of the places in the source where a step is done are reached, and expects that to be
+/// all of them when every operation is tried.
 #[test]
 fn a_step_fails_or_the_process_ends() {
     let mut modes = vec![Mode::Fails, Mode::Lost(Kind::Ext4, Loss::Killed)];

@@ -5,12 +5,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
+use foldfs::filesystem::failure::Outcome;
 use foldfs::store::Store;
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
+use foldfs::store::metadata::FileType;
+use rustix::fs::{CWD, Mode, XattrFlags, lsetxattr, mknodat};
 
 use super::common::op;
+use super::family::guest::Guest;
 use super::family::{settle_at, symlink, write};
-use super::operations::Hands;
 use super::world::World;
 
 /// More than one piece of everything that reads in pieces of 64 KiB.
@@ -23,10 +25,13 @@ pub const DEFAULT_ACL: &[u8] = &[
 ];
 
 /// Makes `place` a world: three images of a family, in which guests have done all kinds of things,
-/// and trees to import.
+/// and a link to trees to import, which lie beside it.
 pub fn make(place: &Path) {
     let store = place.join("store");
-    fs::create_dir_all(place.join("sources")).unwrap();
+    let sources = place.with_file_name("sources");
+    fs::create_dir(place).unwrap();
+    fs::create_dir(&sources).unwrap();
+    std::os::unix::fs::symlink(&sources, place.join("sources")).unwrap();
     drop(Store::init(&store).unwrap());
     let world = World::open(place).unwrap();
     for (name, version) in [("old", 1), ("new", 2), ("other", 3)] {
@@ -48,10 +53,40 @@ pub fn make(place: &Path) {
         world.import(name, source, "family").unwrap();
     }
     for image in ["one", "two"] {
-        let hands = Hands::on(&world, image).unwrap();
-        hands.live_in();
+        live_in(&world.guest(image).unwrap()).unwrap();
     }
     world.context.store.sync().unwrap();
+}
+
+/// Leaves something of every kind in an image.
+fn live_in(guest: &Guest) -> Outcome<()> {
+    guest.mkdir("own")?;
+    guest.mkdir("own/empty")?;
+    guest.put("own/file", b"a private file")?;
+    guest.put("own/large", &op::pattern(9, LARGE as u32))?;
+    guest.put("own/known", b"content of opt/z")?;
+    guest.put("own/one", b"a private file of two names")?;
+    guest.link("own/one", "own/two")?;
+    guest.put("own/last", b"the last of its names")?;
+    guest.link("own/last", "own/temporary")?;
+    guest.unlink("own/temporary")?;
+    guest.mknod("own/fifo", FileType::Fifo)?;
+    guest.mknod("own/device", FileType::CharDevice)?;
+    guest.mknod("own/socket", FileType::Socket)?;
+    guest.symlink("a/target", "own/link")?;
+    guest.chown("own/fifo")?;
+    guest.put("own/setgid", b"locked as System V does")?;
+    guest.chmod("own/setgid", 0o2644)?;
+    guest.unlink("gone")?;
+    guest.unlink("emptied/file")?;
+    guest.chmod("stub", 0o600)?;
+    guest.rename("opt/x", "own/moved")?;
+    guest.write_at("usr/lib/a/d", 3, b"promoted")?;
+    guest.set_xattr("own/file", b"user.own", b"1")?;
+    guest.set_xattr("own/file", b"trusted.foldfs", b"2")?;
+    // Opaque: made anew over a shared one.
+    guest.rmdir("hollow")?;
+    guest.mkdir("hollow")
 }
 
 /// An archive with a member that a later one replaces, both of new content.
@@ -126,12 +161,19 @@ fn tree(root: &Path, version: u32) {
         fs::hard_link(root.join(old), root.join(new)).unwrap();
     }
     let mode = Mode::from_raw_mode(0o640);
-    mknodat(CWD, root.join("etc/fifo"), FileType::Fifo, mode, 0).unwrap();
+    mknodat(
+        CWD,
+        root.join("etc/fifo"),
+        rustix::fs::FileType::Fifo,
+        mode,
+        0,
+    )
+    .unwrap();
     let null = rustix::fs::makedev(1, 3);
     mknodat(
         CWD,
         root.join("etc/null"),
-        FileType::CharacterDevice,
+        rustix::fs::FileType::CharacterDevice,
         mode,
         null,
     )

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
 
 use rustix::fs::{SeekFrom, seek};
 
@@ -57,18 +59,6 @@ impl Image {
         pages
     }
 
-    /// The same, seen twice alike: what the kernel writes behind our back is not torn.
-    pub fn settled_difference(&self, path: &Path) -> Pages {
-        let mut pages = self.difference(path);
-        loop {
-            let again = self.difference(path);
-            if again == pages {
-                return pages;
-            }
-            pages = again;
-        }
-    }
-
     /// Writes a file that holds this, with some pages in place.
     pub fn write(&self, pages: &Pages, path: &Path) {
         let file = File::create(path).unwrap();
@@ -99,11 +89,18 @@ fn for_each_chunk(path: &Path, take: &mut dyn FnMut(u64, &[u8])) -> u64 {
     size
 }
 
+/// What makes mkfs.xfs make a small file system, as xfstests do: all of it is read at every step.
+const SMALL: [(&str, &str); 3] = [
+    ("TEST_DIR", "none"),
+    ("TEST_DEV", "none"),
+    ("QA_CHECK_FS", "none"),
+];
+
 /// Makes an empty file system in a file.
 pub fn format(kind: Kind, path: &Path) {
     let file = File::create(path).unwrap();
     let (mebibytes, program, arguments): (u64, _, &[&str]) = match kind {
-        Kind::Xfs => (300, "mkfs.xfs", &["-q", "-f"]),
+        Kind::Xfs => (72, "mkfs.xfs", &["-q", "-f"]),
         _ => (
             48,
             "mkfs.ext4",
@@ -111,15 +108,66 @@ pub fn format(kind: Kind, path: &Path) {
         ),
     };
     file.set_len(mebibytes << 20).unwrap();
-    tool(program, &[arguments, &[path.to_str().unwrap()]].concat());
+    let mut command = Command::new(program);
+    let status = command.args(arguments).arg(path).envs(SMALL).status();
+    assert!(status.unwrap().success(), "{program}");
+}
+
+/// The file that a file system lies in, and its loop device.
+#[derive(Debug, Clone)]
+pub struct Backing {
+    file: PathBuf,
+    /// What the device has done so far, in sysfs.
+    stat: PathBuf,
+}
+
+/// What is on a disk.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// What its device had done by then.
+    counters: String,
+    /// In what it differs from what was there at first.
+    pub pages: Arc<Pages>,
+}
+
+impl Backing {
+    /// What a device has done so far, when nothing is under way.
+    fn counters(&self) -> String {
+        loop {
+            let text = fs::read_to_string(&self.stat).unwrap();
+            let in_flight = text.split_whitespace().nth(8).unwrap();
+            if in_flight == "0" {
+                return text;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// What is on the disk while nobody writes to it; `last` was there before.
+    pub fn held(&self, base: &Image, last: Option<&Held>) -> Held {
+        let mut counters = self.counters();
+        if let Some(last) = last
+            && last.counters == counters
+        {
+            return last.clone();
+        }
+        loop {
+            let pages = Arc::new(base.difference(&self.file));
+            let now = self.counters();
+            if now == counters {
+                return Held { counters, pages };
+            }
+            counters = now;
+        }
+    }
 }
 
 /// A mounted file system, which goes with its guard.
 pub struct Disk {
     /// Its root directory.
     pub path: PathBuf,
-    /// The file that it lies in.
-    pub file: PathBuf,
+    /// Where it lies.
+    pub backing: Backing,
 }
 
 impl Disk {
@@ -138,9 +186,14 @@ impl Disk {
             path.to_str().unwrap(),
         ];
         tool("mount", &arguments);
+        let device = fs::metadata(path).unwrap().dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         Disk {
             path: path.to_owned(),
-            file: file.to_owned(),
+            backing: Backing {
+                file: file.to_owned(),
+                stat: format!("/sys/dev/block/{major}:{minor}/stat").into(),
+            },
         }
     }
 
@@ -154,9 +207,7 @@ impl Drop for Disk {
     fn drop(&mut self) {
         if !mounts_below(&self.path).is_empty() {
             let path = self.path.to_str().unwrap();
-            let _gone = std::process::Command::new("umount")
-                .args(["-l", path])
-                .status();
+            let _gone = Command::new("umount").args(["-l", path]).status();
         }
     }
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::report::{Report, site};
 use super::scenarios::{Scenario, Shows};
-use super::states::{differences, normal, place_of, without_ctime};
+use super::states::{differences, normal, place_of, seen, without_ctime};
 use super::world::{Done, State, World};
 
 /// The steps of a run: counted, but for those of looking.
@@ -46,12 +46,14 @@ pub fn sweep(scenario: &Scenario, base: &Path, errors: &[Errno], report: &mut Re
     let world = World::open(&prepared).unwrap();
     (scenario.prepare)(&world).unwrap();
     let first = world.context.store.catalog().next_number().unwrap();
+    let before = world.state();
     drop(world);
     (scenario.leave)(&prepared);
     // The host's clock of inode times goes in ticks.
     std::thread::sleep(Duration::from_millis(20));
     let start = Time::now();
     let (reference, steps) = states(scenario, &prepared, directory.path());
+    assert_mended(scenario, &before, &reference[0]);
     let mut run = Run {
         scenario,
         error: Errno::IO,
@@ -74,13 +76,14 @@ fn states(scenario: &Scenario, prepared: &Path, directory: &Path) -> (Vec<State>
     let place = directory.join("reference");
     copy(prepared, &place);
     let steps = Arc::new(Mutex::new(Vec::new()));
-    let taken = steps.clone();
+    let (taken, there, meanwhile) = (steps.clone(), place.clone(), scenario.meanwhile);
     let watch: durable::Hook = Arc::new(move |_, site| {
+        meanwhile(&there, site);
         taken.lock().push(site);
         Ok(())
     });
     durable::set_hook(Some(watch.clone()));
-    let world = World::open(&place).unwrap();
+    let world = (scenario.open)(&place).unwrap();
     durable::set_hook(None);
     let mut states = vec![world.state()];
     for call in scenario.calls {
@@ -93,6 +96,20 @@ fn states(scenario: &Scenario, prepared: &Path, directory: &Path) -> (Vec<State>
     std::fs::remove_dir_all(&place).unwrap();
     let steps = steps.lock().clone();
     (states, steps)
+}
+
+/// Expects a repair to have brought back what was there before the damage.
+pub fn assert_mended(scenario: &Scenario, before: &State, mended: &State) {
+    if scenario.shows == Shows::Mended {
+        // What was moved aside is new.
+        let before = State {
+            exported: mended.exported.clone(),
+            ..before.clone()
+        };
+        let allowed = std::slice::from_ref(&before);
+        let found = place_of(mended, allowed, Shows::Mended, Time::default(), false);
+        found.unwrap_or_else(|wrong| panic!("{}: {wrong}", scenario.name));
+    }
 }
 
 /// The place of a step in the source.
@@ -112,7 +129,7 @@ fn sample(steps: &[Step], report: &mut Report) -> BTreeSet<usize> {
     let mut chosen = BTreeSet::from_iter(ends(&mut steps.iter().enumerate()));
     chosen.extend(ends(&mut steps.iter().enumerate().rev()));
     for _ in 0..FEW / 2 {
-        chosen.insert(report.random(steps.len()));
+        chosen.insert(report.random.below(steps.len()));
     }
     chosen
 }
@@ -134,10 +151,12 @@ impl Run<'_> {
         let counter = Arc::new(Counter::default());
         let sites = report.sites.clone();
         let (counted, error) = (counter.clone(), self.error);
+        let (there, meanwhile) = (place.to_owned(), self.scenario.meanwhile);
         durable::set_hook(Some(Arc::new(move |_, site| {
             if counted.paused.load(Ordering::SeqCst) {
                 return Ok(());
             }
+            meanwhile(&there, site);
             sites.reached(site);
             match counted.steps.fetch_add(1, Ordering::SeqCst) == step {
                 true => {
@@ -154,12 +173,15 @@ impl Run<'_> {
                 self.scenario.name
             )
         };
-        let world = match World::open(place) {
+        let world = match (self.scenario.open)(place) {
             Ok(world) => world,
             Err(error) => {
                 durable::set_hook(None);
-                let world = World::open(place).unwrap();
-                self.assert_goes_on(world, 0, &format!("{} ({error})", what(report)));
+                let what = format!("{} ({error})", what(report));
+                let world = (self.scenario.open)(place);
+                let world = world.unwrap_or_else(|error| panic!("{what}: {error}"));
+                self.assert_allowed(&world.state(), 0, &Ok(()), &what);
+                self.assert_goes_on(world, 0, &what);
                 return true;
             }
         };
@@ -182,7 +204,7 @@ impl Run<'_> {
         let live = world.state();
         let at = self.assert_allowed(&live, done, &ended, &what);
         let now = match self.scenario.shows {
-            Shows::Nothing => differences(&before, &live),
+            Shows::Nothing => seen(&before, &live),
             // A write that fails changes times and clears set-id bits, on ext4 as well.
             Shows::Data => String::new(),
             _ if at == 0 => differences(&without_ctime(&before), &without_ctime(&live)),
@@ -190,7 +212,8 @@ impl Run<'_> {
         };
         assert!(now.is_empty(), "{what}, it shows:\n{now}");
         drop(world);
-        let world = World::open(place).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let world = (self.scenario.open)(place);
+        let world = world.unwrap_or_else(|error| panic!("{what}: {error}"));
         let reopened = world.state();
         let now = match self.scenario.shows == Shows::Nothing {
             true => differences(&live, &reopened),

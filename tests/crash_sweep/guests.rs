@@ -1,14 +1,17 @@
 //! What guests do to an image, one operation at a time.
 
+use std::sync::Arc;
+
+use foldfs::filesystem::Filesystem;
+use foldfs::filesystem::failure::Outcome;
 use foldfs::store::metadata::FileType;
+use parking_lot::Mutex;
 use rustix::fs::RenameFlags;
 
 use super::base::DEFAULT_ACL;
-use super::operations::Hands;
+use super::family::guest::Guest;
 use super::scenarios::{Call, PLAIN, Scenario, Shows};
-use super::world::{Done, World};
-
-const NONE: RenameFlags = RenameFlags::empty();
+use super::world::{Done, World, refused};
 
 /// user::rw- user:7:rw- group::r-- mask::rw- other::r--
 const ACCESS_ACL: &[u8] = &[
@@ -16,8 +19,8 @@ const ACCESS_ACL: &[u8] = &[
     255, 16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
 ];
 
-fn one(world: &World) -> Result<Hands, String> {
-    Hands::on(world, "one")
+fn one(world: &World, act: fn(&Guest) -> Outcome<()>) -> Done {
+    act(&world.guest("one")?).map_err(refused)
 }
 
 macro_rules! guest {
@@ -26,10 +29,7 @@ macro_rules! guest {
             name: $name,
             calls: {
                 const CALLS: &[Call] = &[Call {
-                    run: |world| {
-                        let act: fn(&Hands) -> Done = $act;
-                        act(&one(world)?)
-                    },
+                    run: |world| one(world, $act),
                     durable: false,
                 }];
                 CALLS
@@ -52,7 +52,7 @@ pub const NAMES: &[Scenario] = guest!(
     "mkdir over a whiteout": |g| g.mkdir("gone"),
     "mknod of a device": |g| g.mknod("usr/new", FileType::CharDevice),
     "mknod of a fifo over a whiteout": |g| g.mknod("gone", FileType::Fifo),
-    "symlink": |g| g.symlink("usr/new"),
+    "symlink": |g| g.symlink("a/target", "usr/new"),
     "link of a shared file": |g| g.link("etc/passwd", "usr/new"),
     "link of a stub": |g| g.link("stub", "usr/new"),
     "link of a private file": |g| g.link("own/file", "usr/new"),
@@ -71,27 +71,25 @@ pub const NAMES: &[Scenario] = guest!(
     "rmdir of a shared directory": |g| g.rmdir("emptied"),
     "rmdir of a private directory": |g| g.rmdir("own/empty"),
     "rmdir of an opaque directory": |g| g.rmdir("hollow"),
-    "rename of a shared file": |g| g.rename("etc/passwd", "etc/new", NONE),
-    "rename of a private file": |g| g.rename("own/file", "usr/new", NONE),
-    "rename of one of several names": |g| g.rename("usr/bin/sh", "own/new", NONE),
-    "rename of one of several names over a file": |g| g.rename("usr/bin/sh", "own/file", NONE),
-    "rename over a whiteout": |g| g.rename("own/file", "gone", NONE),
-    "rename over a shared file": |g| g.rename("etc/passwd", "over/target", NONE),
-    "rename over a private file": |g| g.rename("etc/passwd", "own/file", NONE),
-    "rename over one of several names": |g| g.rename("own/file", "etc/shell", NONE),
-    "rename over one of two private names": |g| g.rename("etc/passwd", "own/one", NONE),
-    "rename over the last of several names": |g| g.rename("etc/passwd", "own/last", NONE),
-    "rename of a shared directory": |g| g.rename("usr/deep", "own/deep", NONE),
-    "rename of a renamed directory": |g| g.rename("own/moved", "usr/moved", NONE),
-    "rename of a private directory": |g| g.rename("own", "usr/own", NONE),
-    "rename of a directory over a whiteout": |g| g.rename("own/empty", "gone", NONE),
-    "rename of a shared directory over a whiteout": |g| g.rename("usr/deep", "gone", NONE),
-    "rename of a directory over an emptied one": |g| g.rename("usr/deep", "emptied", NONE),
-    "rename of a directory over a private one": |g| g.rename("usr/deep", "own/empty", NONE),
-    "exchange of a directory and a file": |g| {
-        g.rename("usr/deep", "etc/shell", RenameFlags::EXCHANGE)
-    },
-    "exchange of shared files": |g| g.rename("etc/passwd", "over/target", RenameFlags::EXCHANGE),
+    "rename of a shared file": |g| g.rename("etc/passwd", "etc/new"),
+    "rename of a private file": |g| g.rename("own/file", "usr/new"),
+    "rename of one of several names": |g| g.rename("usr/bin/sh", "own/new"),
+    "rename of one of several names over a file": |g| g.rename("usr/bin/sh", "own/file"),
+    "rename over a whiteout": |g| g.rename("own/file", "gone"),
+    "rename over a shared file": |g| g.rename("etc/passwd", "over/target"),
+    "rename over a private file": |g| g.rename("etc/passwd", "own/file"),
+    "rename over one of several names": |g| g.rename("own/file", "etc/shell"),
+    "rename over one of two private names": |g| g.rename("etc/passwd", "own/one"),
+    "rename over the last of several names": |g| g.rename("etc/passwd", "own/last"),
+    "rename of a shared directory": |g| g.rename("usr/deep", "own/deep"),
+    "rename of a renamed directory": |g| g.rename("own/moved", "usr/moved"),
+    "rename of a private directory": |g| g.rename("own", "usr/own"),
+    "rename of a directory over a whiteout": |g| g.rename("own/empty", "gone"),
+    "rename of a shared directory over a whiteout": |g| g.rename("usr/deep", "gone"),
+    "rename of a directory over an emptied one": |g| g.rename("usr/deep", "emptied"),
+    "rename of a directory over a private one": |g| g.rename("usr/deep", "own/empty"),
+    "exchange of a directory and a file": |g| g.exchange("usr/deep", "etc/shell"),
+    "exchange of shared files": |g| g.exchange("etc/passwd", "over/target"),
 );
 
 /// Two steps each. After a crash between them the old name shows nothing, or the file has the ACL and
@@ -100,8 +98,35 @@ pub const TWO_STEPS: &[Scenario] = guest!(
     Shows::Between,
     "chown by a user of a file that is set-gid": |g| g.chown_as_user("own/setgid"),
     "setfacl by a user of a program with set-id": |g| g.set_acl_as_user("own/moved/y", ACCESS_ACL),
-    "rename with a whiteout": |g| g.rename("own/file", "usr/new", RenameFlags::WHITEOUT),
+    "rename with a whiteout": |g| g.rename_with("own/file", "usr/new", RenameFlags::WHITEOUT),
 );
+
+/// An image in which a file is about to be promoted.
+static PROMOTING: Mutex<Option<Arc<Filesystem>>> = Mutex::new(None);
+
+/// Two operations at once: one of them may have happened.
+pub const AT_ONCE: &[Scenario] = &[Scenario {
+    name: "removexattr of a shared file while it is promoted",
+    meanwhile: |_, step| {
+        if step.file().ends_with("filesystem/promote_content.rs")
+            && let Some(live) = PROMOTING.lock().take()
+        {
+            let _refused = Guest(live).remove_xattr("etc/passwd", b"user.note");
+        }
+    },
+    calls: &[Call {
+        run: |world| {
+            let guest = world.guest("one")?;
+            *PROMOTING.lock() = Some(guest.0.clone());
+            let written = guest.write("etc/passwd", b"changed");
+            PROMOTING.lock().take();
+            written.map_err(refused)
+        },
+        durable: false,
+    }],
+    shows: Shows::Between,
+    ..PLAIN
+}];
 
 /// Owners, modes, times, xattrs, ACLs.
 pub const METADATA: &[Scenario] = guest!(
@@ -131,10 +156,7 @@ pub const METADATA: &[Scenario] = guest!(
 macro_rules! calls {
     ($($durable:literal $act:expr),* $(,)?) => {{
         const CALLS: &[Call] = &[$(Call {
-            run: |world| {
-                let act: fn(&Hands) -> Done = $act;
-                act(&one(world)?)
-            },
+            run: |world| one(world, $act),
             durable: $durable,
         }),*];
         CALLS
@@ -155,11 +177,11 @@ pub const SEQUENCES: &[Scenario] = &[
         name: "a new file, synced, then others",
         calls: calls!(
             false | g | g.create("etc/new"),
-            false | g | g.write("etc/new", 0, b"synced"),
+            false | g | g.write_at("etc/new", 0, b"synced"),
             true | g | g.sync("etc/new", false),
             false | g | g.create("etc/newer"),
-            false | g | g.write("etc/newer", 0, &[b'n'; 5000]),
-            false | g | g.rename("etc/newer", "etc/new", NONE),
+            false | g | g.write_at("etc/newer", 0, &[b'n'; 5000]),
+            false | g | g.rename("etc/newer", "etc/new"),
         ),
         shows: Shows::Data,
         ..PLAIN
@@ -167,9 +189,9 @@ pub const SEQUENCES: &[Scenario] = &[
     Scenario {
         name: "a promoted file, synced, renamed",
         calls: calls!(
-            false | g | g.write("etc/passwd", 3, b"synced"),
+            false | g | g.write_at("etc/passwd", 3, b"synced"),
             true | g | g.sync("etc/passwd", true),
-            false | g | g.rename("etc/passwd", "usr/lib/a/b/new", NONE),
+            false | g | g.rename("etc/passwd", "usr/lib/a/b/new"),
             true | g | g.sync("usr/lib/a/b/new", false),
         ),
         shows: Shows::Data,
@@ -191,9 +213,9 @@ pub const SEQUENCES: &[Scenario] = &[
     Scenario {
         name: "a renamed directory, synced",
         calls: calls!(
-            false | g | g.rename("usr/deep", "own/deep", NONE),
+            false | g | g.rename("usr/deep", "own/deep"),
             true | g | g.sync_directory("own"),
-            false | g | g.write("own/deep/a/b", 0, b"in it"),
+            false | g | g.write_at("own/deep/a/b", 0, b"in it"),
             true | g | g.sync("own/deep/a/b", false),
         ),
         shows: Shows::Data,
@@ -204,14 +226,14 @@ pub const SEQUENCES: &[Scenario] = &[
 /// Content.
 pub const WRITES: &[Scenario] = guest!(
     Shows::Data,
-    "write to a shared file": |g| g.write("etc/passwd", 3, b"changed"),
-    "write to a large shared file": |g| g.write("var/large", 70_000, b"changed"),
-    "write to a file with holes": |g| g.write("var/holes", 70_000, b"changed"),
-    "write to a stub": |g| g.write("stub", 3, b"changed"),
-    "write to an empty shared file": |g| g.write("etc/empty", 0, b"changed"),
-    "write to a shared file of several names": |g| g.write("etc/shell", 3, b"changed"),
-    "write to a private file": |g| g.write("own/file", 3, b"changed"),
-    "write to a private file of two names": |g| g.write("own/one", 3, b"changed"),
+    "write to a shared file": |g| g.write_at("etc/passwd", 3, b"changed"),
+    "write to a large shared file": |g| g.write_at("var/large", 70_000, b"changed"),
+    "write to a file with holes": |g| g.write_at("var/holes", 70_000, b"changed"),
+    "write to a stub": |g| g.write_at("stub", 3, b"changed"),
+    "write to an empty shared file": |g| g.write_at("etc/empty", 0, b"changed"),
+    "write to a shared file of several names": |g| g.write_at("etc/shell", 3, b"changed"),
+    "write to a private file": |g| g.write_at("own/file", 3, b"changed"),
+    "write to a private file of two names": |g| g.write_at("own/one", 3, b"changed"),
     "write by a user to a program with set-id": |g| g.write_as_user("own/moved/y"),
     "truncate of a shared file": |g| g.truncate("etc/passwd", 5),
     "truncate of a shared file to nothing": |g| g.truncate("etc/passwd", 0),
@@ -219,23 +241,26 @@ pub const WRITES: &[Scenario] = guest!(
     "truncate of a private file": |g| g.truncate("own/large", 70_000),
     "open of a shared file with O_TRUNC": |g| g.open_truncated("etc/passwd"),
     "open of a private file with O_TRUNC": |g| g.open_truncated("own/large"),
-    "fallocate of a shared file": |g| g.fallocate("etc/passwd"),
+    "fallocate of a shared file": |g| g.fallocate("etc/passwd", 0, 0, 300_000),
     "copy_file_range to a shared file": |g| g.copy_range("var/large", "etc/passwd"),
 );
 
 /// A guest at work where placement is about to change something.
 pub fn busy_where_it_places(world: &World) -> Done {
-    let three = Hands::on(world, "three")?;
-    three.rename("usr/lib", "etc/lib", NONE)?;
-    three.unlink("several/first")?;
-    three.unlink("etc/hosts")?;
-    three.create("etc/hosts")?;
-    three.unlink("over/target")?;
-    three.rmdir("over")?;
-    three.mkdir("over")?;
-    three.mkdir("opt/new")?;
-    three.rename("only", "opt/new/only", NONE)?;
-    let two = Hands::on(world, "two")?;
-    two.unlink("only/2")?;
-    two.chmod("usr/bin/bash", 0o700)
+    let three = world.guest("three")?;
+    let two = world.guest("two")?;
+    let work = || {
+        three.rename("usr/lib", "etc/lib")?;
+        three.unlink("several/first")?;
+        three.unlink("etc/hosts")?;
+        three.create("etc/hosts")?;
+        three.unlink("over/target")?;
+        three.rmdir("over")?;
+        three.mkdir("over")?;
+        three.mkdir("opt/new")?;
+        three.rename("only", "opt/new/only")?;
+        two.unlink("only/2")?;
+        two.chmod("usr/bin/bash", 0o700)
+    };
+    work().map_err(refused)
 }

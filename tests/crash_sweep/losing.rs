@@ -1,11 +1,12 @@
 //! The process, or the power, goes at a step: what the disk holds then is kept, mounted as after a
 //! restart, and looked at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,9 +18,9 @@ use tempfile::TempDir;
 
 use super::common::device::Kind;
 use super::common::store::tool;
-use super::disk::{Disk, Image, Pages};
-use super::failing::Step;
-use super::report::{Report, site};
+use super::disk::{Backing, Disk, Held, Image, Pages};
+use super::failing::{self, Step};
+use super::report::{Random, Report, Site, site};
 use super::scenarios::Scenario;
 use super::states::place_of;
 use super::world::{State, World};
@@ -47,65 +48,111 @@ struct Moment {
     pages: Arc<Pages>,
 }
 
-/// Keeps what a disk holds before each step.
+/// Where it has happened, and where in the opening that follows it happened again.
+type Twice = Arc<Mutex<HashSet<(Option<Site>, Site)>>>;
+
+/// Before which steps to keep what the disk holds.
+enum Wanted {
+    All,
+    /// At each place once, after it has happened here.
+    Places(Option<Site>, Twice),
+    /// One, whichever: of so many by now.
+    One(Mutex<(Random, usize)>),
+    None,
+}
+
+impl Wanted {
+    fn is(&self, step: Step) -> bool {
+        match self {
+            Wanted::All => true,
+            Wanted::Places(first, twice) => twice.lock().insert((first.clone(), site(step))),
+            Wanted::One(chance) => {
+                let (random, count) = &mut *chance.lock();
+                *count += 1;
+                random.below(*count) == 0
+            }
+            Wanted::None => false,
+        }
+    }
+}
+
+/// Keeps what a disk holds before steps.
 struct Recorder {
     loss: Loss,
-    file: PathBuf,
+    wanted: Wanted,
+    disk: Backing,
     base: Arc<Image>,
     /// A file on that disk that nobody needs.
     bystander: File,
     calls: AtomicUsize,
     paused: AtomicBool,
-    moments: Mutex<Vec<Moment>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    moments: Vec<Moment>,
+    last: Option<Held>,
 }
 
 impl Recorder {
-    fn new(loss: Loss, disk: &Disk, base: Arc<Image>) -> Arc<Self> {
+    fn new(loss: Loss, wanted: Wanted, disk: &Disk, base: Arc<Image>) -> Arc<Self> {
         Arc::new(Self {
             loss,
-            file: disk.file.clone(),
+            wanted,
+            disk: disk.backing.clone(),
             base,
             bystander: File::open(disk.path.join("bystander")).unwrap(),
             calls: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
-            moments: Mutex::default(),
+            kept: Mutex::default(),
         })
     }
 
-    fn hook(recorder: &Arc<Self>) -> durable::Hook {
+    /// Has somebody else act before each step.
+    fn hook(
+        recorder: &Arc<Self>,
+        meanwhile: impl Fn(Step) + Send + Sync + 'static,
+    ) -> durable::Hook {
         let recorder = recorder.clone();
         Arc::new(move |kind, step| {
-            recorder.keep(Some((kind, step)));
+            if !recorder.paused.load(Ordering::SeqCst) {
+                meanwhile(step);
+                if recorder.wanted.is(step) {
+                    recorder.keep(Some((kind, step)));
+                }
+            }
             Ok(())
         })
     }
 
     fn keep(&self, next: Option<(durable::Step, Step)>) {
-        if self.paused.load(Ordering::SeqCst) {
-            return;
+        let mut kept = self.kept.lock();
+        if let Wanted::One(_) = self.wanted {
+            kept.moments.clear();
         }
-        let mut moments = self.moments.lock();
         match self.loss {
             Loss::Killed => rustix::fs::syncfs(&self.bystander).unwrap(),
             Loss::Unsynced => {}
             Loss::Content => {
-                let mode = 0o600 + moments.len() as u32 % 2 * 0o100;
-                let mode = std::fs::Permissions::from_mode(mode);
+                let mode = self.bystander.metadata().unwrap().permissions().mode();
+                let mode = std::fs::Permissions::from_mode(mode ^ 0o100);
                 self.bystander.set_permissions(mode).unwrap();
                 self.bystander.sync_all().unwrap();
             }
         }
-        let pages = self.base.settled_difference(&self.file);
-        let pages = match moments.last() {
-            Some(last) if *last.pages == pages => last.pages.clone(),
-            _ => Arc::new(pages),
-        };
-        moments.push(Moment {
+        let held = self.disk.held(&self.base, kept.last.as_ref());
+        kept.moments.push(Moment {
             step: next.map(|(_, step)| step),
             commits: next.is_some_and(|(kind, _)| kind == durable::Step::Commit),
             calls: self.calls.load(Ordering::SeqCst),
-            pages,
+            pages: held.pages.clone(),
         });
+        kept.last = Some(held);
+    }
+
+    fn moments(&self) -> Vec<Moment> {
+        std::mem::take(&mut self.kept.lock().moments)
     }
 }
 
@@ -120,17 +167,21 @@ struct Run<'a> {
     log: Vec<Range<u64>>,
     states: Vec<State>,
     start: Time,
+    /// What was looked at: a digest of the pages, and which states could be found.
+    looked: HashSet<(u64, usize, usize)>,
+    twice: Twice,
 }
 
 /// Has the process or the power go at each step of a scenario. `image` is a file system with a world.
 pub fn sweep(scenario: &Scenario, kind: Kind, loss: Loss, image: &Path, report: &mut Report) {
-    let directory = super::failing::scratch();
+    let directory = failing::scratch();
     let file = directory.path().join("image");
     Image::read(image).write(&Pages::new(), &file);
     let disk = Disk::mount(kind, &file, &directory.path().join("mnt"));
     let place = disk.path.join("world");
     let world = World::open(&place).unwrap();
     (scenario.prepare)(&world).unwrap();
+    let before = world.state();
     drop(world);
     (scenario.leave)(&place);
     let bystander = File::create(disk.path.join("bystander")).unwrap();
@@ -146,9 +197,12 @@ pub fn sweep(scenario: &Scenario, kind: Kind, loss: Loss, image: &Path, report: 
         log: Vec::new(),
         states: Vec::new(),
         start: Time::now(),
+        looked: HashSet::new(),
+        twice: Twice::default(),
     };
     let moments = run.record(&disk, &place);
     disk.unmount();
+    failing::assert_mended(scenario, &before, &run.states[0]);
     let steps: Vec<Step> = moments.iter().filter_map(|moment| moment.step).collect();
     for step in &steps {
         report.sites.reached(step);
@@ -162,21 +216,14 @@ pub fn sweep(scenario: &Scenario, kind: Kind, loss: Loss, image: &Path, report: 
     }
     let mut chosen = sample(&steps, loss, report);
     chosen.insert(moments.len() - 1);
-    let mut looked: Option<(Arc<Pages>, usize)> = None;
     for number in chosen {
         let moment = &moments[number];
         report.points += 1;
-        let seen = looked.as_ref().is_some_and(|(pages, calls)| {
-            Arc::ptr_eq(pages, &moment.pages) && *calls == moment.calls
-        });
-        if !seen {
-            let step = moment
-                .step
-                .map_or("the end".into(), |step| step.to_string());
-            let what = format!("{}: {loss:?} at {number} ({step})", scenario.name);
-            run.look(moment, 0, &what, report);
-            looked = Some((moment.pages.clone(), moment.calls));
-        }
+        let step = moment
+            .step
+            .map_or("the end".into(), |step| step.to_string());
+        let what = format!("{}: {loss:?} at {number} ({step})", scenario.name);
+        run.look(moment, 0, &what, report);
     }
 }
 
@@ -200,7 +247,7 @@ fn sample(steps: &[Step], loss: Loss, report: &mut Report) -> BTreeSet<usize> {
         Loss::Unsynced | Loss::Content => 3,
     };
     for _ in 0..more.min(steps.len()) {
-        chosen.insert(report.random(steps.len()));
+        chosen.insert(report.random.below(steps.len()));
     }
     chosen
 }
@@ -258,9 +305,11 @@ impl Run<'_> {
     }
 
     fn record(&mut self, disk: &Disk, place: &Path) -> Vec<Moment> {
-        let recorder = Recorder::new(self.loss, disk, self.base.clone());
-        durable::set_hook(Some(Recorder::hook(&recorder)));
-        let world = World::open(place).unwrap();
+        let recorder = Recorder::new(self.loss, Wanted::All, disk, self.base.clone());
+        let (there, meanwhile) = (place.to_owned(), self.scenario.meanwhile);
+        let hook = Recorder::hook(&recorder, move |step| meanwhile(&there, step));
+        durable::set_hook(Some(hook));
+        let world = (self.scenario.open)(place).unwrap();
         if self.loss != Loss::Killed {
             recorder.paused.store(true, Ordering::SeqCst);
             self.log = reuse_log(&world);
@@ -281,7 +330,7 @@ impl Run<'_> {
         recorder.keep(None);
         durable::set_hook(None);
         drop(world);
-        std::mem::take(&mut *recorder.moments.lock())
+        recorder.moments()
     }
 
     /// Which states may be found.
@@ -298,21 +347,37 @@ impl Run<'_> {
         first.map_or(0, |call| call + 1)..=last
     }
 
-    /// Mounts what the disk held, and has a store opened on it. Opening it is disturbed, too.
-    fn look(&self, moment: &Moment, depth: usize, what: &str, report: &mut Report) {
+    /// Mounts what the disk held, and has a store opened on it. Opening it is disturbed, too: in the
+    /// whole sweep once at each place for each place of the first disturbance.
+    fn look(&mut self, moment: &Moment, depth: usize, what: &str, report: &mut Report) {
+        let allowed = self.allowed(moment);
+        let mut digest = DefaultHasher::new();
+        moment.pages.hash(&mut digest);
+        let point = (digest.finish(), *allowed.start(), *allowed.end());
+        if !self.looked.insert(point) {
+            return;
+        }
         report.looks += 1;
         let name = format!("again{depth}");
         let file = self.directory.path().join(&name);
         self.base.write(&moment.pages, &file);
         let disk = Disk::mount(self.kind, &file, &self.directory.path().join(name + "-mnt"));
         let place = disk.path.join("world");
-        let recorder = Recorder::new(self.loss, &disk, self.base.clone());
-        recorder.paused.store(depth > 0, Ordering::SeqCst);
-        durable::set_hook(Some(Recorder::hook(&recorder)));
-        let world = World::open(&place).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let wanted = match (depth, report.is_whole) {
+            (0, true) => Wanted::Places(moment.step.map(site), self.twice.clone()),
+            (0, false) => {
+                let seed = report.random.below(usize::MAX) as u64;
+                Wanted::One(Mutex::new((Random(seed), 0)))
+            }
+            _ => Wanted::None,
+        };
+        let recorder = Recorder::new(self.loss, wanted, &disk, self.base.clone());
+        let sites = report.sites.clone();
+        let hook = Recorder::hook(&recorder, move |step| sites.reached(step));
+        durable::set_hook(Some(hook));
+        let world = (self.scenario.open)(&place).unwrap_or_else(|error| panic!("{what}: {error}"));
         let state = world.state();
         durable::set_hook(None);
-        let allowed = self.allowed(moment);
         let allowed = &self.states[allowed];
         let found = place_of(
             &state,
@@ -324,29 +389,19 @@ impl Run<'_> {
         found.unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
         assert_eq!(world.findings(), [""; 0], "{what}");
         drop(world);
-        let moments = std::mem::take(&mut *recorder.moments.lock());
+        let moments = recorder.moments();
         drop(recorder);
         disk.unmount();
-        if moments.is_empty() {
-            return;
-        }
-        for step in moments.iter().filter_map(|moment| moment.step) {
-            report.sites.reached(step);
-        }
-        let mut chosen: Vec<_> = (0..moments.len()).collect();
-        if !report.is_whole {
-            chosen = vec![report.random(moments.len())];
-        }
-        for number in chosen {
+        for next in moments {
+            report.points += 1;
+            let step = next.step.map(|step| step.to_string());
+            let what = format!("{what}, then in opening it ({step:?})");
             let again = Moment {
                 calls: moment.calls,
                 commits: false,
                 step: moment.step,
-                pages: moments[number].pages.clone(),
+                pages: next.pages,
             };
-            report.points += 1;
-            let step = moments[number].step.map(|step| step.to_string());
-            let what = format!("{what}, then at {number} of opening ({step:?})");
             self.look(&again, depth + 1, &what, report);
         }
     }

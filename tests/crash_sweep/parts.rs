@@ -2,6 +2,7 @@
 //! time as there are processors: a process has one hook.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use super::common::device::Kind;
 use super::disk::{self, Disk};
 use super::losing::Loss;
-use super::report::Report;
+use super::report::{Random, Report};
 use super::scenarios::{self, Scenario};
 use super::{base, failing, losing};
 
@@ -50,10 +51,10 @@ const MODES: [Mode; 7] = [
 const PART: &str = "FOLDFS_CRASH_PART";
 const BASE: &str = "FOLDFS_CRASH_BASE";
 const REPORT: &str = "FOLDFS_CRASH_REPORT";
-/// `whole`: every step.
+/// `operations`: a few steps of every operation. `whole`: every step of every operation.
 const WHOLE: &str = "FOLDFS_TEST_CRASH";
 const SEED: &str = "FOLDFS_CRASH_SEED";
-/// Only scenarios whose names hold this.
+/// Only parts whose names (mode/scenario) hold this.
 const ONLY: &str = "FOLDFS_CRASH_ONLY";
 
 /// Runs the part that this process is for, if it is for one.
@@ -69,7 +70,7 @@ pub fn is_child(test: &str) -> bool {
     let place = PathBuf::from(std::env::var_os(BASE).unwrap());
     let mut report = Report {
         is_whole: is_whole(),
-        seed: seed(),
+        random: Random(seed()),
         ..Report::default()
     };
     if let Ok(known) = fs::read_to_string(place.with_file_name(format!("{mode:?}"))) {
@@ -100,13 +101,30 @@ fn make_image(base: &Path, kind: Kind) {
     let image = image(base, kind);
     disk::format(kind, &image);
     let disk = Disk::mount(kind, &image, &base.with_file_name("mnt"));
-    failing::copy(base, &disk.path.join("world"));
+    let world = disk.path.join("world");
+    failing::copy(base, &world);
+    if kind == Kind::Xfs {
+        // Imports are reflinks there.
+        fs::remove_file(world.join("sources")).unwrap();
+        failing::copy(&base.with_file_name("sources"), &world.join("sources"));
+    }
     disk.unmount();
+}
+
+/// Says something that cargo test shows although all is well.
+pub fn say(text: &str) {
+    let _unheard = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Whether every step of everything is to be tried.
 pub fn is_whole() -> bool {
     std::env::var_os(WHOLE).is_some_and(|value| value == "whole")
+}
+
+/// Whether every operation is to be tried.
+pub fn has_every_operation() -> bool {
+    let asked = std::env::var_os(WHOLE).is_some_and(|value| value == "operations");
+    !is_filtered() && (asked || is_whole())
 }
 
 /// Whether only some scenarios were asked for.
@@ -142,7 +160,7 @@ impl Sweep {
     pub fn run(test: &'static str, modes: &[Mode]) -> Report {
         let directory = failing::scratch();
         let seed = seed();
-        println!("{SEED}={seed}");
+        say(&format!("{test}: {SEED}={seed}"));
         let place = directory.path().join("base");
         base::make(&place);
         for kind in [Kind::Ext4, Kind::Xfs] {
@@ -152,13 +170,10 @@ impl Sweep {
             }
         }
         let only = std::env::var(ONLY).unwrap_or_default();
-        let wanted = scenarios::all()
-            .into_iter()
-            .filter(|s| s.name.contains(&only));
-        let wanted: Vec<_> = wanted.collect();
+        let known = scenarios::all();
         let mut parts = Vec::new();
         for mode in modes {
-            let all = is_whole() || is_filtered();
+            let all = has_every_operation() || is_filtered();
             // A part of them in each run, that the whole test suite may end in time; another one each
             // time. Xfs takes longest.
             let (turns, must_be_usual) = match mode {
@@ -166,11 +181,12 @@ impl Sweep {
                 Mode::Lost(Kind::Ext4, _) => (2, true),
                 Mode::Lost(_, _) => (3, true),
             };
-            for (number, scenario) in wanted.iter().enumerate() {
+            for (number, scenario) in known.iter().enumerate() {
                 let is_turn = (number as u64 + seed).is_multiple_of(turns);
                 let is_usual = USUAL.iter().any(|name| scenario.name.contains(name));
-                if all || is_turn && (is_usual || !must_be_usual) {
-                    parts.push(format!("{mode:?}/{}", scenario.name));
+                let part = format!("{mode:?}/{}", scenario.name);
+                if part.contains(&only) && (all || is_turn && (is_usual || !must_be_usual)) {
+                    parts.push(part);
                 }
             }
         }
@@ -221,10 +237,12 @@ impl Sweep {
                 let mut seen = Report::default();
                 seen.add(&report);
                 let (points, looks) = (seen.points, seen.looks);
-                println!(
-                    "{part}: {points} points, {looks} looks, {:?}",
-                    start.elapsed()
-                );
+                if has_every_operation() || is_filtered() {
+                    let seconds = start.elapsed().as_secs_f32();
+                    say(&format!(
+                        "{part}: {points} points, {looks} looks, {seconds:.1} s"
+                    ));
+                }
                 let (mode, _) = part.split_once('/').unwrap();
                 let mut known = String::new();
                 for (file, line) in &seen.dark {

@@ -50,7 +50,21 @@ pub struct Report {
     /// Every step is to be disturbed.
     pub is_whole: bool,
     /// Decides which steps are.
-    pub seed: u64,
+    pub random: Random,
+}
+
+/// Numbers that a seed decides.
+#[derive(Debug, Default)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        // Knuth's MMIX generator.
+        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = next.wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
 }
 
 impl Report {
@@ -82,14 +96,6 @@ impl Report {
                 self.sites.0.lock().0.insert(site);
             }
         }
-    }
-
-    /// A number below `end`.
-    pub fn random(&mut self, end: usize) -> usize {
-        // Knuth's MMIX generator.
-        let next = self.seed.wrapping_mul(6_364_136_223_846_793_005);
-        self.seed = next.wrapping_add(1_442_695_040_888_963_407);
-        (self.seed >> 33) as usize % end
     }
 
     /// All places.

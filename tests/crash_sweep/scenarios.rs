@@ -1,18 +1,20 @@
 //! Everything that changes a store.
 
 use std::fs;
+use std::panic::Location;
 use std::path::Path;
 
 use foldfs::archive::import_directory;
 use foldfs::fold::placement;
 use foldfs::ops::export::{self, Format};
-use foldfs::ops::{collect, fold, rename};
+use foldfs::ops::{collect, rename};
 use foldfs::progress::Silent;
 use foldfs::store::Store;
-use foldfs::store::catalog::{Reads, Share};
+use foldfs::store::catalog::Share;
 
-use super::guests;
-use super::world::{Done, World, said};
+use super::family::commands;
+use super::world::{Done, Opened, World, refused, said};
+use super::{guests, holding, mending};
 
 /// One operation: it has happened wholly or not at all.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ pub enum Shows {
     Whole,
     /// Likewise, but content and times of a file reach the disk apart from each other.
     Data,
+    /// What was to be seen before the damage: all but numbers, ctimes and the times of directories.
+    Mended,
     /// Something in between, as the operation's documentation says; the store is sound all the same.
     Between,
 }
@@ -43,6 +47,10 @@ pub struct Scenario {
     pub prepare: fn(&World) -> Done,
     /// What is done to the closed store then, in its directory.
     pub leave: fn(&Path),
+    /// How it is opened after that, as often as it is.
+    pub open: fn(&Path) -> Opened,
+    /// What somebody else does in its directory before a step is done here.
+    pub meanwhile: fn(&Path, &Location<'_>),
     pub calls: &'static [Call],
     pub shows: Shows,
 }
@@ -52,13 +60,17 @@ pub const PLAIN: Scenario = Scenario {
     name: "",
     prepare: |_| Ok(()),
     leave: |_| (),
+    open: World::open,
+    meanwhile: |_, _| (),
     calls: &[],
     shows: Shows::Whole,
 };
 
+/// Operations that are durable when they end.
 macro_rules! durable {
     ($($run:expr),*) => { &[$(Call { run: $run, durable: true }),*] };
 }
+pub(super) use durable;
 
 const STORE: &[Scenario] = &[
     Scenario {
@@ -102,10 +114,11 @@ const STORE: &[Scenario] = &[
     Scenario {
         name: "clone while files are open for writing",
         calls: durable!(|w| {
-            let hands = super::operations::Hands::on(w, "one")?;
-            hands.while_open("own/large", || {
-                hands.while_open("own/one", || w.clone("one", "copy"))
-            })
+            let guest = w.guest("one")?;
+            let cloned = guest.while_open("own/large", || {
+                guest.while_open("own/one", || w.clone("one", "copy"))
+            });
+            cloned.map_err(refused)?.map_err(refused)?
         }),
         ..PLAIN
     },
@@ -140,17 +153,25 @@ const STORE: &[Scenario] = &[
     },
     Scenario {
         name: "fold of a file that has a name outside the store",
-        prepare: |w| super::operations::Hands::on(w, "one")?.put("own/linked", b"linked"),
+        prepare: |w| {
+            for image in ["one", "two"] {
+                let put = w.guest(image)?.put("own/linked", b"linked");
+                put.map_err(refused)?;
+            }
+            Ok(())
+        },
         leave: |place| {
             for image in fs::read_dir(place.join("store/images")).unwrap() {
-                let file = image.unwrap().path().join("private/own/linked");
+                let image = image.unwrap();
+                let file = image.path().join("private/own/linked");
                 if file.exists() {
-                    fs::hard_link(&file, place.join("linked")).unwrap();
+                    fs::hard_link(&file, place.join(image.file_name())).unwrap();
                 }
             }
         },
         calls: durable!(fold),
         shows: Shows::Nothing,
+        ..PLAIN
     },
     Scenario {
         name: "placement shares less",
@@ -184,6 +205,24 @@ const STORE: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "unlink in a directory that placement is about to merge with a shared one",
+        prepare: |w| {
+            w.clone("one", "copy")?;
+            w.clone("one", "another")
+        },
+        calls: durable!(|w| {
+            let images = &w.context.images;
+            let family = commands::family(&w.context, "family").map_err(said)?;
+            let work = placement::plan(images, family).map_err(said)?;
+            work.cover(images).map_err(said)?;
+            work.commit(images).map_err(said)?;
+            w.guest("copy")?.unlink("own/file").map_err(refused)?;
+            work.uncover(images).map_err(said)?;
+            Ok(())
+        }),
+        ..PLAIN
+    },
+    Scenario {
         name: "collect",
         prepare: |w| {
             w.import("brief", "other", "short")?;
@@ -199,6 +238,7 @@ const STORE: &[Scenario] = &[
         },
         calls: durable!(collect),
         shows: Shows::Nothing,
+        ..PLAIN
     },
     Scenario {
         name: "collect beside an import that needs the objects",
@@ -247,49 +287,46 @@ pub fn all() -> Vec<Scenario> {
         STORE,
         guests::NAMES,
         guests::TWO_STEPS,
+        guests::AT_ONCE,
         guests::METADATA,
         guests::WRITES,
         guests::SEQUENCES,
+        holding::SCENARIOS,
+        mending::SCENARIOS,
     ]
     .concat()
 }
 
-fn equal_files(world: &World) -> Done {
+/// Gives two images equal files of every kind.
+pub fn equal_files(world: &World) -> Done {
     let content = super::common::op::pattern(3, 20_000);
     for image in ["one", "two"] {
-        let hands = super::operations::Hands::on(world, image)?;
-        hands.put("own/equal", &content)?;
-        hands.write("own/two", 0, b"two names, equal")?;
-        hands.write("etc/passwd", 0, b"changed in both images")?;
+        let guest = world.guest(image)?;
+        let work = || {
+            guest.put("own/equal", &content)?;
+            guest.write("own/two", b"two names, equal")?;
+            guest.write("etc/passwd", b"changed in both images")
+        };
+        work().map_err(refused)?;
     }
     Ok(())
 }
 
-fn fold(world: &World) -> Done {
-    let options = fold::Options { family: None };
-    let fold = || {
-        let plan = fold::plan(&world.context, &options, &Silent).map_err(said)?;
-        fold::apply(&world.context, &plan, &Silent).map_err(said)
-    };
+pub fn fold(world: &World) -> Done {
+    let fold = || commands::fold(&world.context).map_err(said);
     // The next one finishes what this one left.
-    fold().or_else(|error| fold().and(Err(error))).map(drop)
+    fold().or_else(|error| fold().and(Err(error)))
 }
 
-fn share(world: &World, share: Share) -> Done {
-    let catalog = world.context.store.catalog();
-    let family = catalog.family_by_name("family").map_err(said)?;
-    let transaction = catalog.transaction().map_err(said)?;
-    let id = family.ok_or("no family")?.id;
-    transaction.set_share(id, share).map_err(said)?;
-    transaction.commit().map_err(said)
+pub fn share(world: &World, share: Share) -> Done {
+    let family = commands::family(&world.context, "family").map_err(said)?;
+    commands::set_share(&world.context, family, share).map_err(said)
 }
 
-fn place(world: &World) -> Done {
-    let catalog = world.context.store.catalog();
-    let family = catalog.family_by_name("family").map_err(said)?;
-    let id = family.ok_or("no family")?.id;
+pub fn place(world: &World) -> Done {
+    let family = commands::family(&world.context, "family").map_err(said)?;
     for _ in 0..3 {
-        placement::place(&world.context.images, id).map_err(said)?;
+        placement::place(&world.context.images, family).map_err(said)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use foldfs::store::metadata::Time;
 
-use super::family::{Seen, Snapshot};
+use super::family::{self, Seen, Snapshot};
 use super::scenarios::Shows;
 use super::world::State;
 
@@ -31,6 +31,13 @@ pub fn place_of(
                 seen.mtime = start;
             }
         }),
+        Shows::Mended => without(state, &|seen| {
+            seen.number = 0;
+            seen.ctime = Time::default();
+            if seen.file_type == "Directory" {
+                seen.mtime = Time::default();
+            }
+        }),
         Shows::Data => without(state, &|seen| {
             seen.ctime = Time::default();
             seen.mtime = Time::default();
@@ -51,7 +58,7 @@ pub fn place_of(
         ));
     };
     match shows {
-        Shows::Nothing | Shows::Between => {}
+        Shows::Nothing | Shows::Between | Shows::Mended => {}
         Shows::Whole => mixed(found, allowed, &|seen, other| {
             seen.ctime == other.ctime || seen.ctime >= start
         })?,
@@ -114,8 +121,8 @@ fn mixed(
                     .iter()
                     .filter_map(|state| state.images.get(image)?.get(path))
                     .collect();
-                let was: Vec<String> = was.into_iter().map(short).collect();
-                return Err(format!("{image}/{path}: {}\n  was {was:#?}", short(seen)));
+                let was: Vec<String> = was.into_iter().map(Seen::short).collect();
+                return Err(format!("{image}/{path}: {}\n  was {was:#?}", seen.short()));
             }
         }
     }
@@ -141,7 +148,7 @@ fn only_zeros_are_new(found: &State, allowed: &[State]) -> Result<(), String> {
                 bytes.any(|other| other == Some(byte)) || *byte == 0 && !agree
             };
             if !has_length || !seen.content.iter().enumerate().all(is_known) {
-                return Err(format!("{image}/{path}: {}", short(seen)));
+                return Err(format!("{image}/{path}: {}", seen.short()));
             }
         }
     }
@@ -178,20 +185,26 @@ pub fn normal(state: &State, start: Time, first: u64) -> State {
 
 /// What two states differ in.
 pub fn differences(left: &State, right: &State) -> String {
+    let mut text = seen(left, right);
+    for held in left.holds.symmetric_difference(&right.holds) {
+        text += &format!("only one holds {held}\n");
+    }
+    text
+}
+
+/// What two states differ in that is to be seen.
+pub fn seen(left: &State, right: &State) -> String {
     let mut text = String::new();
     let names: BTreeSet<_> = left.images.keys().chain(right.images.keys()).collect();
     for name in names {
-        let (Some(left), Some(right)) = (left.images.get(name), right.images.get(name)) else {
-            text += &format!("only one has image {name}\n");
-            continue;
-        };
-        let paths: BTreeSet<_> = left.keys().chain(right.keys()).collect();
-        for path in paths {
-            if left.get(path) != right.get(path) {
-                let show = |seen: Option<&Seen>| seen.map_or("nothing".into(), short);
-                let (left, right) = (show(left.get(path)), show(right.get(path)));
-                text += &format!("{name}/{path}\n  {left}\n  {right}\n");
+        match (left.images.get(name), right.images.get(name)) {
+            (Some(left), Some(right)) => {
+                let differences = family::seen::differences(left, right);
+                if !differences.is_empty() {
+                    text += &format!("{name}:{differences}\n");
+                }
             }
+            _ => text += &format!("only one has image {name}\n"),
         }
     }
     let names: BTreeSet<_> = left.exported.keys().chain(right.exported.keys()).collect();
@@ -201,11 +214,4 @@ pub fn differences(left: &State, right: &State) -> String {
         }
     }
     text
-}
-
-fn short(seen: &Seen) -> String {
-    let mut seen = seen.clone();
-    let length = seen.content.len();
-    seen.content.truncate(24);
-    format!("{seen:?} ({length} bytes)")
 }

@@ -1,29 +1,27 @@
 //! A store that operations are tried on, and what its images look like to their guests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use foldfs::archive::{import_directory, import_tar};
 use foldfs::error::Error;
-use foldfs::filesystem::Filesystem;
 use foldfs::filesystem::failure::Failure;
-use foldfs::filesystem::node::Node;
-use foldfs::filesystem::open::OpenFlags;
-use foldfs::merge::walk;
-use foldfs::ops::{Context, check, clone, import, remove};
+use foldfs::ops::{Context, check, hold};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::{Reads, Share};
-use foldfs::store::metadata::FileType;
+use foldfs::store::digest::Digest;
 use foldfs::store::{Access, Store};
 
-use super::family::live::ROOT;
-use super::family::{Seen, Snapshot, find};
+use super::family::guest::Guest;
+use super::family::{Snapshot, commands, seen};
 
 /// How something ended; why, if it failed.
 pub type Done = Result<(), String>;
+
+/// Likewise, of opening a store.
+pub type Opened = Result<World, String>;
 
 /// An error as text.
 pub fn said(error: Error) -> String {
@@ -48,25 +46,29 @@ pub struct World {
 pub struct State {
     /// Each image's view.
     pub images: BTreeMap<String, Snapshot>,
-    /// What stands at the destinations of exports: type, mode and content.
+    /// What stands at the destinations of exports, and what a repair has moved aside: type, mode
+    /// and content.
     pub exported: BTreeMap<String, (u32, Vec<u8>)>,
+    /// What is held.
+    pub holds: BTreeSet<String>,
 }
 
 impl World {
     /// Opens the store in `place`, as the next process would.
-    pub fn open(place: &Path) -> Result<World, Error> {
-        let store = Store::open(&place.join("store"), Access::Write)?;
+    pub fn open(place: &Path) -> Opened {
+        let store = Store::open(&place.join("store"), Access::Write).map_err(said)?;
         Ok(World {
             place: place.to_owned(),
             context: Context::new(Arc::new(store), 1),
         })
     }
 
-    /// An image at work.
-    pub fn filesystem(&self, image: &str) -> Result<Arc<Filesystem>, String> {
+    /// A guest at work in an image.
+    pub fn guest(&self, image: &str) -> Result<Guest, String> {
         let row = self.context.store.catalog().image_by_name(image);
         let row = row.map_err(said)?.ok_or(format!("no image {image}"))?;
-        self.context.images.filesystem(row.id).map_err(said)
+        let live = self.context.images.filesystem(row.id);
+        live.map(Guest).map_err(said)
     }
 
     /// A tree to be imported.
@@ -76,58 +78,41 @@ impl World {
 
     /// Imports a directory, or an archive, into a family.
     pub fn import(&self, name: &str, source: &str, family: &str) -> Done {
-        let path = self.source(source);
-        let store = &self.context.store;
-        let tree = match path.is_dir() {
-            true => import_directory(store, &path, &Silent),
-            false => import_tar(store, &path, &Silent),
-        };
-        let tree = tree.map_err(said)?;
-        let options = import::Options {
-            name: name.to_owned(),
-            family: Some(family.to_owned()),
-            share: Share::Majority,
-            source: source.to_owned(),
-        };
-        let plan = import::plan(&self.context, &tree, &options).map_err(said)?;
-        import::apply(&self.context, &tree, &plan, &Silent).map_err(said)?;
-        Ok(())
+        let (path, share) = (self.source(source), Share::Majority);
+        let imported = commands::import(&self.context, name, &path, Some(family), share);
+        imported.map(drop).map_err(said)
     }
 
     /// Clones an image.
     pub fn clone(&self, from: &str, to: &str) -> Done {
-        let options = clone::Options {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            frozen: false,
-        };
-        let plan = clone::plan(&self.context, &options).map_err(said)?;
-        clone::apply(&self.context, &plan, &Silent).map_err(said)?;
-        Ok(())
+        commands::clone(&self.context, from, to).map_err(said)
     }
 
     /// Removes an image.
     pub fn remove(&self, name: &str) -> Done {
-        let plan = remove::plan(&self.context, name).map_err(said)?;
-        remove::apply(&self.context, &plan, &Silent).map_err(said)?;
-        Ok(())
+        commands::remove(&self.context, name).map_err(said)
     }
 
     /// What everything looks like now.
     pub fn state(&self) -> State {
-        let images = self.context.store.catalog().images().unwrap();
-        let views = images.into_iter().map(|image| {
+        let catalog = self.context.store.catalog();
+        let mut state = State {
+            exported: exported(&self.place),
+            ..State::default()
+        };
+        for image in catalog.images().unwrap() {
             let live = self.context.images.filesystem(image.id);
             let live = live.unwrap_or_else(|error| panic!("{}: {error}", image.name));
-            (image.name, view(&live))
-        });
-        State {
-            images: views.collect(),
-            exported: exported(&self.place),
+            for path in catalog.holds(image.id).unwrap() {
+                let path = path.escape_ascii();
+                state.holds.insert(format!("{}: {path}", image.name));
+            }
+            state.images.insert(image.name, seen::by_a_guest(&live));
         }
+        state
     }
 
-    /// What `check --content` finds.
+    /// What `check --content` finds, and what is held and not the image's own.
     pub fn findings(&self) -> Vec<String> {
         let report = check::run(&self.context, check::Options { content: true }, &Silent);
         let found = report.unwrap().findings.into_iter();
@@ -135,6 +120,12 @@ impl World {
         let found = found.filter(|finding| !format!("{finding:?}").contains("own/linked"));
         let mut found: Vec<_> = found.map(|finding| format!("{finding:?}")).collect();
         found.extend(objects_with_other_names(&self.place));
+        for image in self.context.store.catalog().images().unwrap() {
+            let plan = hold::plan(&self.context, &image.name, &[]).unwrap();
+            let held = hold::survey(&self.context, &plan, &Silent).unwrap().paths;
+            let shared = held.into_iter().filter(|held| held.shared_inodes > 0);
+            found.extend(shared.map(|held| format!("{}: {held:?}", image.name)));
+        }
         found
     }
 }
@@ -152,67 +143,6 @@ fn objects_with_other_names(place: &Path) -> Vec<String> {
         }
     }
     found
-}
-
-/// What a guest sees of an image.
-fn view(live: &Filesystem) -> Snapshot {
-    let mut paths = Vec::new();
-    walk::walk(&live.view, &mut |visit| {
-        paths.push(String::from_utf8(visit.path.to_vec()).unwrap());
-        Ok(true)
-    })
-    .unwrap();
-    let seen = paths.into_iter().map(|path| {
-        let seen = look(live, &path);
-        (path, seen)
-    });
-    seen.collect()
-}
-
-fn look(live: &Filesystem, path: &str) -> Seen {
-    let (node, attributes) = find(live, path).unwrap_or_else(|| panic!("{path} is not found"));
-    let content = match attributes.file_type {
-        FileType::Regular => content(live, &node, path),
-        FileType::Symlink => live.read_link(&node).unwrap(),
-        _ => Vec::new(),
-    };
-    let names = live.xattr_names(&node, &ROOT).unwrap();
-    let xattrs = names.into_iter().map(|name| {
-        let value = live.xattr(&node, &name).unwrap();
-        (name, value)
-    });
-    Seen {
-        number: attributes.number.get(),
-        file_type: format!("{:?}", attributes.file_type),
-        mode: attributes.mode,
-        links: attributes.links,
-        owner: (attributes.uid, attributes.gid),
-        rdev: attributes.rdev,
-        size: match attributes.file_type {
-            FileType::Directory => 0,
-            _ => attributes.size,
-        },
-        mtime: attributes.mtime,
-        ctime: attributes.ctime,
-        content,
-        xattrs: xattrs.collect(),
-    }
-}
-
-fn content(live: &Filesystem, node: &Arc<Node>, path: &str) -> Vec<u8> {
-    let handle = live.open(node, OpenFlags::default());
-    let handle = handle.unwrap_or_else(|failure| panic!("{path}: {failure}"));
-    let mut content = Vec::new();
-    let mut buffer = vec![0; 1 << 17];
-    loop {
-        let read = live.read(handle, content.len() as u64, &mut buffer);
-        match read.unwrap_or_else(|failure| panic!("{path}: {failure}")) {
-            0 => break,
-            length => content.extend_from_slice(&buffer[..length]),
-        }
-    }
-    live.release(handle);
-    content
 }
 
 /// Where exports go, below a world's place.
@@ -245,5 +175,34 @@ fn exported(place: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
         let name = path.strip_prefix(place).unwrap().display().to_string();
         found.insert(name, (metadata.mode(), content));
     }
+    set_aside(&place.join("store/quarantine"), &mut found);
     found
+}
+
+/// What is in the quarantine, by its name in what was moved there: an attempt that ended early may have
+/// used up a number.
+fn set_aside(quarantine: &Path, found: &mut BTreeMap<String, (u32, Vec<u8>)>) {
+    let mut pending = vec![quarantine.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                pending.push(path);
+            } else if metadata.is_file() && path != quarantine.join("list") {
+                let inside = path.strip_prefix(quarantine).unwrap().components().skip(1);
+                let inside = inside.collect::<PathBuf>();
+                let content = fs::read(&path).unwrap();
+                let digest = Digest::of(&content);
+                let mut name = format!("aside/{}: {digest}", inside.display());
+                while found.contains_key(&name) {
+                    name.push_str(" once more");
+                }
+                found.insert(name, (metadata.mode(), content));
+            }
+        }
+    }
 }
