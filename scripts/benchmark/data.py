@@ -42,12 +42,14 @@ def bench_data(runs):
     tree.mkdir()
     large_file(tree / "shared")
     store = store_with(tree / "shared", fresh("store"), ["image"])
+    # What is written to beside the tree, which overlayfs has below it.
     plain = fresh("plain")
-    run("cp", "-a", tree, plain)
+    plain.mkdir()
     with mounted(store) as (_, directory), peers(tree, ["overlayfs", "fuse-overlayfs"]) as others:
-        places = {"foldfs": directory / "image", "ext4": plain, **others}
-        for name in ["foldfs", "ext4"]:
-            run("cp", tree / "shared", places[name] / "private")
+        places = {"foldfs": directory / "image", "ext4": tree, **others}
+        written = {"foldfs": directory / "image", "ext4": plain}
+        for place in written.values():
+            run("cp", tree / "shared", place / "private")
         for place in places.values():
             latency("read", place / "shared", "--block", 128 << 10)
 
@@ -82,7 +84,7 @@ def bench_data(runs):
         report_speed("open and close of a known file", found, "overlayfs", "open", ours="fuse-overlayfs")
         report_latency("open and close of a known file", found, "open", "open")
 
-        sides = {name: lambda name=name: writes(places[name]) for name in ["foldfs", "ext4"]}
+        sides = {name: lambda place=place: writes(place) for name, place in written.items()}
         found = flat(in_turns(runs, sides))
         for what, row in [("sequential write", "1 GiB sequential write to a private file"),
                           ("random write", "4 KiB random write to a private file"),
@@ -131,7 +133,7 @@ def bench_page_cache(file):
 def bench_first_write(kind, file, runs):
     """On a file system of its own, as the one below may be any."""
     say(f"the first write to a shared file of 1 GiB, on {kind}")
-    with loop_device(kind, (4 + runs) * SIZE) as place:
+    with loop_device(kind, 6 * SIZE) as place:
         images = [f"image{number}" for number in range(runs)]
         store = store_with(file, place / "store", images)
         run("cp", file, place / "origin")
@@ -150,6 +152,7 @@ def bench_first_write(kind, file, runs):
                     time.sleep(0.2)
                     first = latency("first-write", image / file.name)["seconds"]
                 others.append(p99(found, begun, time.monotonic()))
+                (image / file.name).unlink()
                 return {"time": first}
 
             def theirs():

@@ -12,6 +12,7 @@ use super::failure::Outcome;
 use super::node::{Node, Place, Source};
 use super::transport::Identity;
 use crate::merge::locate;
+use crate::merge::lookup::Item;
 use crate::store::entry;
 use crate::store::layer::{self, Layer, PrivateEntry};
 use crate::store::mark::{DirectoryRole, Mark, Role};
@@ -74,6 +75,15 @@ impl Filesystem {
                 let (stat, mark) = self.host_inode(node)?;
                 self.private_attributes(node, &stat, &mark)
             }
+        }
+    }
+
+    /// The same of the node that [`Filesystem::node_of`] made of an item: nothing is read again. With
+    /// `names` held since the item was read.
+    pub(super) fn attributes_of_item(&self, node: &Arc<Node>, item: &Item) -> Outcome<Attributes> {
+        match item {
+            Item::Private { stat, mark, .. } => self.private_attributes(node, stat, mark),
+            Item::Shared { inode, .. } => Ok(self.shared_attributes(node, inode)),
         }
     }
 

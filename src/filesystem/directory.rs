@@ -210,7 +210,7 @@ impl Filesystem {
                 Of::Itself(node) => Ok(take(entry, &self.attributes_of(node)?)),
                 Of::Child(parent, item) => {
                     let node = self.node_of(parent, entry.name, item);
-                    let attributes = self.attributes_of(&node);
+                    let attributes = self.attributes_of_item(&node, item);
                     let taken = attributes.map(|attributes| take(entry, &attributes));
                     match taken {
                         Ok(true) => self.table.remember(&node),

@@ -174,12 +174,13 @@ impl Filesystem {
         self.drop_shown(directory)
     }
 
-    fn show_again(&self, directory: &Arc<Node>, shown: Shown) -> Outcome<()> {
+    /// After [`Filesystem::drop_shown`], whose answer `shown` is, when what it was for has failed.
+    pub(super) fn show_again(&self, node: &Arc<Node>, shown: Shown) -> Outcome<()> {
         if shown == Shown::default() {
             return Ok(());
         }
-        let (_, mark) = self.host_inode(directory)?;
-        self.write_mark(directory, &Mark { shown, ..mark })
+        let (_, mark) = self.host_inode(node)?;
+        self.write_mark(node, &Mark { shown, ..mark })
     }
 
     /// The guest is about to change a private node for the first time since background work did:

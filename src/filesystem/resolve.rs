@@ -55,9 +55,11 @@ impl Filesystem {
     /// # Errors
     /// ENOENT, ENOTDIR, ENAMETOOLONG; EINVAL for what is no name of one component.
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<Attributes> {
+        check_name(name)?;
         let _names = self.names.read();
-        let node = self.child(parent, name)?.ok_or(Errno::NOENT)?;
-        let attributes = self.attributes_of(&node);
+        let item = self.item(parent, name)?.ok_or(Errno::NOENT)?;
+        let node = self.node_of(parent, name, &item);
+        let attributes = self.attributes_of_item(&node, &item);
         match attributes {
             Ok(_) => self.table.remember(&node),
             Err(_) => self.done(node),

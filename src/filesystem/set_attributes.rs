@@ -19,7 +19,6 @@ use super::data::SetId;
 use super::failure::Outcome;
 use super::node::Node;
 use super::resolve::Host;
-use crate::store::mark::Shown;
 use crate::store::metadata::{FileType, Time};
 use crate::sys::durable;
 
@@ -127,6 +126,9 @@ impl Filesystem {
         let (directory, name) = (host.directory(self), host.name());
         let (before, _) = self.host_inode(node)?;
         durable::chown(directory, name, changes.uid, changes.gid)?;
+        if before.st_mode & libc::S_ISGID == 0 {
+            return Ok(());
+        }
         // The one bit that the host leaves because the daemon has CAP_FSETID.
         let (after, _) = self.host_inode(node)?;
         let mode = after.st_mode & 0o7777;
@@ -172,13 +174,12 @@ impl Filesystem {
             FileType::Directory => self.own_directory(node)?,
             _ => self.stub(node)?,
         }
-        let (_, mark) = self.host_inode(node)?;
         // First: after a crash in between, ctime is newer than it need be, not older.
-        self.drop_shown(node)?;
+        let shown = self.drop_shown(node)?;
         let host = self.host(node)?.ok_or(Errno::IO)?;
         let outcome = change(&host);
-        if outcome.is_err() && mark.shown != Shown::default() {
-            self.write_mark(node, &mark)?;
+        if outcome.is_err() {
+            self.show_again(node, shown)?;
         }
         outcome
     }
