@@ -157,6 +157,7 @@ fn beside_plain(test: &str, kind: Kind, mebibytes: u64) -> Option<(Device, TestS
     }
     let device = Device::new(kind, mebibytes);
     let store = TestStore::at(&device.path);
+    store.configure("coherent = ['/']");
     let tree = store.sample(0);
     sample::copy(&tree, &store.place.join("plain"));
     store.import("first", &tree, "family");

@@ -22,6 +22,7 @@ fn a_descriptor_from_before_promotion_sees_later_writes() {
     let Some(store) = twins("a_descriptor_from_before_promotion") else {
         return;
     };
+    store.configure("coherent = ['/']");
     let (first, second) = (store.mount("first"), store.mount("second"));
     let path = first.join("usr/bin/other");
     let mut early = File::open(&path).unwrap();

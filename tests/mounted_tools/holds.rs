@@ -173,6 +173,7 @@ fn who_uses_a_file_does_not_notice_that_it_is_held() {
     let Some(store) = twins("who_uses_a_file_does_not_notice") else {
         return;
     };
+    store.configure("coherent = ['/']");
     let first = store.mount("first");
     let second = store.mount("second");
     let path = first.join("usr/bin/tool");
