@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::layout;
@@ -26,18 +26,28 @@ impl StoreLock {
     /// # Errors
     /// Of kind [`crate::error::ErrorKind::Busy`] when another process holds it.
     pub fn take(run: BorrowedFd<'_>, store: &str) -> Result<Self> {
-        // What is in run/ is no part of the store: no durable step.
+        let about = format!("{store}: run/{}", layout::LOCK);
+        let foreign = || {
+            Error::failed(&about, "it is no regular file").remedy(
+                "see to it that no foldfs process uses the store, then remove it: it is made anew",
+            )
+        };
+        // What is in run/ is no part of the store: no durable step. To open a device may do something.
+        match fs::statat(run, layout::LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if !is_regular(&stat) => return Err(foreign()),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).about(about),
+        }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
-        let file =
-            fs::openat(run, layout::LOCK, flags, mode).about(format!("{store}: run/lock"))?;
+        let file = fs::openat(run, layout::LOCK, flags, mode).about(&about)?;
         match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(busy(file.as_fd(), store)),
-            Err(errno) => return Err(errno).about(format!("{store}: run/lock")),
+            Err(errno) => return Err(errno).about(about),
         }
         let lock = Self { file };
-        lock.sign().about(format!("{store}: run/lock"))?;
+        lock.sign().about(about)?;
         Ok(lock)
     }
 
@@ -54,6 +64,10 @@ impl Drop for StoreLock {
             log::warn!("run/lock: {errno}");
         }
     }
+}
+
+fn is_regular(stat: &fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
 fn busy(file: BorrowedFd<'_>, store: &str) -> Error {
@@ -195,11 +209,27 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_in_its_place_is_not_followed() {
+    fn what_is_no_file_in_its_place_is_refused_with_a_remedy() {
         let temporary = tempfile::tempdir().unwrap();
         let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
-        std::os::unix::fs::symlink("other", temporary.path().join("lock")).unwrap();
-        assert!(StoreLock::take(run.as_fd(), "store x").is_err());
+        let path = temporary.path().join("lock");
+        let refused = || {
+            let error = StoreLock::take(run.as_fd(), "store x").map(drop);
+            let said = error.unwrap_err().to_string();
+            for needed in ["store x: run/lock", "no regular file", "remove it"] {
+                assert!(said.contains(needed), "{said}");
+            }
+        };
+        std::os::unix::fs::symlink("other", &path).unwrap();
+        refused();
         assert!(!temporary.path().join("other").exists());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        refused();
+        std::fs::remove_dir(&path).unwrap();
+        fs::mknodat(&run, "lock", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        refused();
+        std::fs::remove_file(&path).unwrap();
+        StoreLock::take(run.as_fd(), "store x").unwrap();
     }
 }
