@@ -1,6 +1,6 @@
 //! Needs root and FUSE. What a mounted image does when the host fails: no space, no inodes, a quota
-//! that is used up, a daemon that is killed. And that nobody waits for the promotion of another
-//! file.
+//! that is used up, a disk with bad places, a daemon that is killed. And that nobody waits for the
+//! promotion of another file.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,6 +23,8 @@ mod killed_storm;
 mod promotion;
 #[path = "mounted_failure/scarce.rs"]
 mod scarce;
+#[path = "mounted_failure/unreadable.rs"]
+mod unreadable;
 
 use std::fs;
 

@@ -66,6 +66,7 @@ fn line(entry: &LogEntry) -> String {
     ));
     let left = [
         (done.busy_files, "in use"),
+        (done.damaged_files, "unreadable"),
         (done.recent_files, "altered a moment ago"),
         (done.held_files, "held"),
         (done.shared_paths, "paths into the shared layer"),

@@ -4,9 +4,9 @@ use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
 use super::{diff, history, holds, patch};
 use crate::ops::report::{
-    CheckReport, CloneReport, CollectReport, ExportReport, FoldReport, FoldingStatus, ImportReport,
-    InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report, StatusReport,
-    WhyReport,
+    CheckReport, CloneReport, CollectReport, ExportReport, FamilyFold, FoldReport, FoldingStatus,
+    ImportReport, InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report,
+    StatusReport, WhyReport,
 };
 use crate::path_bytes::PathBytes;
 
@@ -146,7 +146,16 @@ fn fold(report: &FoldReport, would: Would) -> String {
             count(family.unshared_paths),
         ]);
     }
-    table.render() + &left_out(&report.left_out)
+    let unreadable = |family: &FamilyFold| {
+        let files = counted(family.damaged_files, "private file");
+        format!("family {}: {files} cannot be read\n", family.family)
+    };
+    let families = report.families.iter();
+    let unreadable = families
+        .filter(|family| family.damaged_files > 0)
+        .map(unreadable);
+    let unreadable: String = unreadable.collect();
+    table.render() + &unreadable + &left_out(&report.left_out)
 }
 
 fn left_out(sentences: &[String]) -> String {
@@ -279,11 +288,12 @@ fn passes(folding: &FoldingStatus) -> String {
     if let Some(last) = &folding.last {
         out.push_str(&format!(
             "last pass with something new, {} UTC: {} looked at, {} folded, {} in use, \
-             {} altered a moment ago, {} held, {} ms\n",
+             {} unreadable, {} altered a moment ago, {} held, {} ms\n",
             date(last.started),
             counted(last.examined, "file"),
             count(last.folded_files),
             count(last.busy_files),
+            count(last.damaged_files),
             count(last.recent_files),
             count(last.held_files),
             count(last.milliseconds)
@@ -453,7 +463,7 @@ mod tests {
              logical 3.0 MiB, unique 3.0 MiB, stored 1.0 MiB (1 object); saved 2.0 MiB (66.7 %)\n\
              passes so far 1,200: 1 file folded, 1.0 MiB; the next one after 1970-01-01 00:01 UTC\n\
              last pass with something new, 1970-01-01 00:00 UTC: 2,000 files looked at, 1 folded, \
-             2 in use, 3 altered a moment ago, 0 held, 15 ms\n\
+             2 in use, 0 unreadable, 3 altered a moment ago, 0 held, 15 ms\n\
              last pass failed: objects: no space\n\
              left out: image \"web\": images/2: gone\n"
         );

@@ -5,20 +5,23 @@
 //! knows where one of them lies. A stub is all holes, so it is told by its blocks; one that has some
 //! (an xattr that does not fit into the inode) is told by its mark when it is about to be hashed.
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+mod search;
 
-use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::error::{Context, Result};
+use search::Search;
+
+use super::damage::Damage;
+use crate::error::Result;
 use crate::filesystem::Filesystem;
-use crate::filesystem::whereabouts::Whereabouts;
 use crate::merge::private_directories::PrivatePath;
 use crate::store::ImageDirs;
 use crate::store::cache::FileKey;
-use crate::store::layer::{Layer, open_directory};
+use crate::store::layer::open_directory;
 use crate::store::layout;
 use crate::store::mark::{self, Mark};
 use crate::store::metadata::Time;
@@ -73,6 +76,8 @@ pub struct Candidates {
     pub held: u64,
     /// Files that were left out because somebody writes to them.
     pub in_use: u64,
+    /// What was left out because the host could not read it.
+    pub damage: Damage,
 }
 
 /// Which private files count.
@@ -88,27 +93,6 @@ pub struct Choice<'a> {
     pub with_holes: bool,
 }
 
-/// A file that is so many times as large as what it occupies is nearly all holes;
-const HOLES: u64 = 16;
-
-/// one that is smaller than this is hashed at once, anyhow.
-const SMALL: u64 = 1 << 20;
-
-struct Pending {
-    parent: Arc<OwnedFd>,
-    directory: Directory,
-}
-
-/// What is being looked for, and where it goes.
-struct Search<'a> {
-    choice: &'a Choice<'a>,
-    /// Only the files of these numbers; each is taken out when it was considered.
-    only: Option<HashSet<Number>>,
-    /// What is considered is the file itself.
-    asking: bool,
-    found: Candidates,
-}
-
 impl Candidates {
     /// Walks an image's private layer. A guest may be at work there: what it moves meanwhile may be
     /// missed, or found twice.
@@ -116,8 +100,8 @@ impl Candidates {
     /// # Errors
     /// Those of the host.
     pub fn of(image: ImageId, dirs: &ImageDirs, choice: &Choice<'_>) -> Result<Self> {
-        let mut search = Search::new(choice, None);
-        search.walk(dirs).about(format!("images/{image}"))?;
+        let mut search = Search::new(image, choice, None);
+        search.walk(dirs)?;
         Ok(search.found)
     }
 
@@ -133,18 +117,25 @@ impl Candidates {
         numbers: &[Number],
         choice: &Choice<'_>,
     ) -> Result<Self> {
-        let mut search = Search::new(choice, Some(numbers.iter().copied().collect()));
-        let mut found = || -> rustix::io::Result<()> {
-            if let Some(live) = live {
-                search.ask(live, dirs)?;
-            }
-            match search.is_over() {
-                true => Ok(()),
-                false => search.walk(dirs),
-            }
-        };
-        found().about(format!("images/{image}"))?;
+        let mut search = Search::new(image, choice, Some(numbers.iter().copied().collect()));
+        if let Some(live) = live {
+            search.ask(live, dirs)?;
+        }
+        if !search.is_over() {
+            search.walk(dirs)?;
+        }
         Ok(search.found)
+    }
+
+    /// Nothing was left out because it could not be read.
+    ///
+    /// # Errors
+    /// Why the first one was.
+    pub fn complete(mut self) -> Result<Self> {
+        match self.damage.first.take() {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
     }
 
     /// The names that lead from the root to a directory; `None` for `index/`.
@@ -184,9 +175,13 @@ impl Candidates {
 
     /// Where a file is, for a person: its path in the private layer, or its number.
     pub fn describe(&self, candidate: &Candidate) -> Vec<u8> {
-        let path = self.path(candidate.directory);
+        self.describe_name(candidate.directory, self.name(candidate))
+    }
+
+    fn describe_name(&self, directory: u32, name: &[u8]) -> Vec<u8> {
+        let path = self.path(directory);
         let mut names = path.unwrap_or_else(|| vec![layout::INDEX.as_bytes().into()]);
-        names.push(self.name(candidate).into());
+        names.push(name.into());
         names.join(&b'/')
     }
 
@@ -265,205 +260,6 @@ impl Candidates {
             name: start,
             blocks: u32::try_from(stat.st_blocks).unwrap_or(u32::MAX),
         });
-    }
-}
-
-impl<'a> Search<'a> {
-    fn new(choice: &'a Choice<'a>, only: Option<HashSet<Number>>) -> Self {
-        let root = Directory {
-            above: 0,
-            name: Box::default(),
-        };
-        let found = Candidates {
-            directories: vec![root],
-            names: Vec::new(),
-            device: 0,
-            files: Vec::new(),
-            entries: 0,
-            recent: Vec::new(),
-            held: 0,
-            in_use: 0,
-        };
-        Self {
-            choice,
-            only,
-            asking: false,
-            found,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.only.as_ref().is_some_and(HashSet::is_empty)
-    }
-
-    /// Looks at the files that the live image knows the places of.
-    fn ask(&mut self, live: &Filesystem, dirs: &ImageDirs) -> rustix::io::Result<()> {
-        let mut known: Vec<(Option<PrivatePath>, Box<[u8]>)> = Vec::new();
-        let Some(only) = &mut self.only else {
-            return Ok(());
-        };
-        only.retain(|&number| {
-            match live.whereabouts(number) {
-                Whereabouts::Unknown => {}
-                Whereabouts::InIndex => known.push((None, Layer::number_name(number).into())),
-                Whereabouts::At(mut path) => {
-                    let name = path.pop().unwrap_or_default();
-                    known.push((Some(path), name));
-                }
-                Whereabouts::InUse => {
-                    self.found.in_use += 1;
-                    return false;
-                }
-                Whereabouts::Nowhere => return false,
-            }
-            true
-        });
-        known.sort_unstable();
-        self.asking = true;
-        let mut positions: HashMap<Directory, u32> = HashMap::new();
-        for same in known.chunk_by(|(left, _), (right, _)| left == right) {
-            let position = match same.first() {
-                Some((Some(path), _)) => self.position(path, &mut positions),
-                _ => INDEX,
-            };
-            let Some(directory) = self.found.open(dirs, position)? else {
-                continue;
-            };
-            for (_, name) in same {
-                self.consider(directory.as_fd(), position, name)?;
-            }
-        }
-        self.asking = false;
-        Ok(())
-    }
-
-    fn position(&mut self, path: &PrivatePath, known: &mut HashMap<Directory, u32>) -> u32 {
-        let directories = &mut self.found.directories;
-        path.iter().fold(0, |above, name| {
-            let directory = Directory {
-                above,
-                name: name.clone(),
-            };
-            *known.entry(directory).or_insert_with_key(|directory| {
-                directories.push(directory.clone());
-                directories.len() as u32 - 1
-            })
-        })
-    }
-
-    fn walk(&mut self, dirs: &ImageDirs) -> rustix::io::Result<()> {
-        self.list(dirs.index.as_fd(), INDEX)?;
-        let root = Arc::new(open_directory(&dirs.private, b".", OFlags::RDONLY)?);
-        let mut pending = self.descend(&root, 0)?;
-        while let Some(next) = pending.pop() {
-            if self.is_over() {
-                break;
-            }
-            let opened = open_directory(&*next.parent, &next.directory.name, OFlags::RDONLY);
-            let opened = match opened {
-                Ok(opened) => Arc::new(opened),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                Err(error) => return Err(error),
-            };
-            let position = self.found.directories.len() as u32;
-            self.found.directories.push(next.directory);
-            pending.extend(self.descend(&opened, position)?);
-        }
-        Ok(())
-    }
-
-    fn descend(
-        &mut self,
-        directory: &Arc<OwnedFd>,
-        position: u32,
-    ) -> rustix::io::Result<Vec<Pending>> {
-        let below = self.list(directory.as_fd(), position)?;
-        let pending = below.into_iter().map(|name| Pending {
-            parent: directory.clone(),
-            directory: Directory {
-                above: position,
-                name,
-            },
-        });
-        Ok(pending.collect())
-    }
-
-    /// Considers the files of a directory; the names of its subdirectories.
-    fn list(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        position: u32,
-    ) -> rustix::io::Result<Vec<Box<[u8]>>> {
-        let mut below = Vec::new();
-        let mut names = fs::Dir::read_from(directory)?;
-        while let Some(entry) = names.read() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            self.found.entries += u64::from(position != INDEX);
-            let file_type = match entry.file_type() {
-                FileType::RegularFile | FileType::Unknown => {
-                    self.consider(directory, position, name)?
-                }
-                known => Some(known),
-            };
-            if file_type == Some(FileType::Directory) {
-                below.push(name.into());
-            }
-        }
-        Ok(below)
-    }
-
-    /// Notes a file, if it counts; its type, if it is there.
-    fn consider(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        position: u32,
-        name: &[u8],
-    ) -> rustix::io::Result<Option<FileType>> {
-        let stat = match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let file_type = FileType::from_raw_mode(stat.st_mode);
-        if file_type != FileType::RegularFile {
-            return Ok(Some(file_type));
-        }
-        let key = FileKey::of(&stat);
-        let before = self.choice.altered_before;
-        let is_recent = before.is_some_and(|before| key.ctime >= before);
-        let has_content = self.has_content(&stat);
-        let mut number = None;
-        if self.only.is_some() || has_content && (is_recent || !self.choice.held.is_empty()) {
-            number = number_of(directory, name)?;
-        }
-        if let Some(only) = &mut self.only {
-            // A file of several names has tokens of the same number.
-            let is_wanted = number.is_some_and(|number| only.contains(&number));
-            if !is_wanted || !has_content && !self.asking {
-                return Ok(Some(file_type));
-            }
-            number.map(|number| only.remove(&number));
-        }
-        let is_held = number.is_some_and(|number| self.choice.held.contains(&number));
-        if is_held || !has_content {
-            self.found.held += u64::from(is_held && has_content);
-            return Ok(Some(file_type));
-        }
-        match is_recent {
-            true => self.found.recent.extend(number),
-            false => self.found.add(position, name, &key, &stat, number),
-        }
-        Ok(Some(file_type))
-    }
-
-    fn has_content(&self, stat: &Stat) -> bool {
-        let (size, allocated) = (stat.st_size as u64, allocated(stat));
-        let is_hollow = size > SMALL && size / HOLES > allocated;
-        size > 0 && allocated > 0 && (self.choice.with_holes || !is_hollow)
     }
 }
 

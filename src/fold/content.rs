@@ -76,6 +76,8 @@ pub struct Counts {
     pub freed: u64,
     /// Files left alone because they were in use.
     pub busy: u64,
+    /// Files left alone because they, or the object that they equal, cannot be read.
+    pub damaged: u64,
 }
 
 /// Finds equal files, of those altered before a moment if one is given. Remembers digests in the
@@ -107,6 +109,8 @@ pub fn plan(
 struct Grouped {
     groups: Vec<Group>,
     unlike: Vec<(Print, FileId)>,
+    /// Files whose object is not as it should be.
+    damaged: Vec<(FileId, Error)>,
 }
 
 struct Planning<'a> {
@@ -145,7 +149,7 @@ impl Planning<'_> {
             alike.extend(ledger.residents.alike(size, digest));
         }
         self.add_alike(&mut images, alike, &of_image, &mut digests)?;
-        let grouped = groups(store, &images, digests.known)?;
+        let grouped = groups(store, &mut images, digests.known)?;
         Ok(Plan {
             images,
             groups: grouped.groups,
@@ -195,6 +199,7 @@ impl Planning<'_> {
         };
         Ok(Examined {
             busy: candidates.in_use,
+            damage: candidates.damage.clone(),
             subject,
             candidates,
             unchanged: 0,
@@ -257,12 +262,20 @@ fn some_like(images: &[Examined], ledger: &Ledger) -> Vec<FileId> {
 }
 
 /// Files of equal content, and those whose content nothing else has.
-fn groups(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Result<Grouped> {
+fn groups(store: &Store, images: &mut [Examined], known: Vec<Known>) -> Result<Grouped> {
+    let mut grouped = grouped(store, images, known);
+    for ((image, _), error) in std::mem::take(&mut grouped.damaged) {
+        images[image as usize].damage.note(1, error)?;
+    }
+    Ok(grouped)
+}
+
+fn grouped(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Grouped {
     known.par_sort_unstable();
     let equal = known.par_chunk_by(|(left, _), (right, _)| left == right);
-    let grouped = equal.try_fold(Grouped::default, |mut all, equal| -> Result<Grouped> {
+    let grouped = equal.fold(Grouped::default, |mut all, equal| {
         let Some(&(digest, id)) = equal.first() else {
-            return Ok(all);
+            return all;
         };
         // The walk may have met a file twice.
         let mut seen = HashSet::new();
@@ -270,7 +283,14 @@ fn groups(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Result<G
         let files: Vec<FileId> = files
             .filter(|&id| seen.insert(host_identity(images, id)))
             .collect();
-        let is_object = store.objects().exists(&digest)?;
+        let is_object = match store.objects().exists(&digest) {
+            Ok(is_object) => is_object,
+            Err(error) => {
+                let damaged = files.iter().map(|&id| (id, error.clone()));
+                all.damaged.extend(damaged);
+                return all;
+            }
+        };
         match files.len() > 1 || is_object {
             true => all.groups.push(Group {
                 digest,
@@ -279,12 +299,13 @@ fn groups(store: &Store, images: &[Examined], mut known: Vec<Known>) -> Result<G
             }),
             false => all.unlike.push((Print::of(&digest), id)),
         }
-        Ok(all)
+        all
     });
-    grouped.try_reduce(Grouped::default, |mut left, mut right| {
+    grouped.reduce(Grouped::default, |mut left, mut right| {
         left.groups.append(&mut right.groups);
         left.unlike.append(&mut right.unlike);
-        Ok(left)
+        left.damaged.append(&mut right.damaged);
+        left
     })
 }
 
@@ -296,6 +317,7 @@ impl Plan {
             .iter()
             .map(|image| Counts {
                 busy: image.busy,
+                damaged: image.damage.files,
                 ..Counts::default()
             })
             .collect();
@@ -312,6 +334,13 @@ impl Plan {
             }
         }
         counts
+    }
+
+    /// Of each image of which something is left alone because it cannot be read, the first reason.
+    pub fn damaged(&self) -> LeftOut {
+        let first = |image: &Examined| Some((image.subject.image.id, image.damage.first.clone()?));
+        // One that stands there twice: what was found first.
+        self.images.iter().rev().filter_map(first).collect()
     }
 
     /// The file of an id.

@@ -1,6 +1,7 @@
 //! What is looked at for a fold: images, and files of theirs.
 
 use super::candidates::{Candidate, Candidates};
+use super::damage::Damage;
 use crate::filesystem::altered::Altered;
 use crate::store::cache::FileKey;
 use crate::store::catalog::Image;
@@ -28,6 +29,8 @@ pub struct Examined {
     pub unchanged: u64,
     /// Files that were in use.
     pub busy: u64,
+    /// What is left alone because it cannot be read.
+    pub damage: Damage,
 }
 
 /// A file: a position in the list of images, and one in its candidates.

@@ -10,21 +10,21 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
-use rustix::io::Errno;
 
 use super::candidates::{Candidate, Candidates, Choice};
 use super::content::{Counts, Group, LeftOut, Plan};
+use super::damage::Damage;
 use super::effort::Effort;
 use super::examined::FileId;
 use super::holds;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filesystem::Filesystem;
 use crate::filesystem::failure::{Failure, Outcome};
 use crate::filesystem::fold_file::{FoldFile, Folded, Held};
 use crate::filesystem::images::Images;
 use crate::progress::Progress;
 use crate::store::becoming;
-use crate::store::catalog::Image;
+use crate::store::catalog::{Image, Reads};
 use crate::store::digest::Digest;
 use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
@@ -42,6 +42,7 @@ struct Target<'a> {
     /// As they are now: an administrator may have pinned more since the plan was made.
     held: HashSet<Number>,
     counts: Mutex<Counts>,
+    damage: Mutex<Damage>,
 }
 
 struct Folding<'a> {
@@ -54,7 +55,8 @@ struct Folding<'a> {
     becoming: Mutex<Vec<(u32, Digest)>>,
     /// Files that were in use.
     left: Mutex<Vec<FileId>>,
-    left_out: Mutex<LeftOut>,
+    /// Files that cannot be read.
+    damaged: Mutex<Vec<FileId>>,
 }
 
 /// What came of a plan.
@@ -64,14 +66,18 @@ pub struct Applied {
     pub counts: Vec<Counts>,
     /// Files that were in use.
     pub left: Vec<FileId>,
-    /// Images that are damaged, of which some or all files were left alone.
+    /// Files that, or the object of which, cannot be read.
+    pub damaged: Vec<FileId>,
+    /// Of each image with such files, why the first one was left alone.
+    pub reasons: LeftOut,
+    /// Images that were left out, because they are damaged.
     pub left_out: LeftOut,
 }
 
 /// Carries a plan out. What has come into use since, was altered, or is damaged stays as it is.
 ///
 /// # Errors
-/// Those of the host, ENOSPC for one. What is folded by then stays so; every view is as it was.
+/// Those of the host that do not concern one file only, ENOSPC for one. What is folded by then stays so; every view is as it was.
 pub fn apply(
     images: &Images,
     plan: &Plan,
@@ -97,6 +103,7 @@ pub fn apply(
     }
     for (counts, image) in applied.counts.iter_mut().zip(&plan.images) {
         counts.busy += image.busy;
+        counts.damaged += image.damage.files;
     }
     Ok(applied)
 }
@@ -127,8 +134,7 @@ pub fn apply_some(
 ) -> Result<Applied> {
     let mut applied = Applied {
         counts: vec![Counts::default(); plan.images.len()],
-        left: Vec::new(),
-        left_out: LeftOut::new(),
+        ..Applied::default()
     };
     if groups.is_empty() {
         return Ok(applied);
@@ -136,6 +142,7 @@ pub fn apply_some(
     let files = groups.iter().flat_map(|group| &group.files);
     let concerned: BTreeSet<u32> = files.map(|&(image, _)| image).collect();
     let mut targets = BTreeMap::new();
+    let mut is_whole = true;
     for position in concerned {
         let image = &plan.images[position as usize];
         let (subject, candidates) = (&image.subject, &image.candidates);
@@ -143,13 +150,18 @@ pub fn apply_some(
             Ok(target) => {
                 targets.insert(position, target);
             }
+            // One that was removed meanwhile is not damaged.
+            Err(_) if images.store().catalog().image(subject.image.id)?.is_none() => {
+                is_whole = false;
+            }
             Err(error) => {
+                is_whole = false;
                 applied.left_out.insert(subject.image.id, error);
             }
         }
     }
     let of_targets: Vec<Group>;
-    let groups = match applied.left_out.is_empty() {
+    let groups = match is_whole {
         true => groups.iter(),
         false => {
             of_targets = without_others(groups, &targets);
@@ -185,11 +197,18 @@ pub fn apply_some(
             })
         })
     });
-    for (image, target) in folding.images {
-        applied.counts[image as usize] = target.counts.into_inner();
+    for (position, target) in folding.images {
+        let image = target.image();
+        let damage = target.damage.into_inner();
+        let counts = &mut applied.counts[position as usize];
+        *counts = target.counts.into_inner();
+        counts.damaged = damage.files;
+        if let Some(first) = damage.first {
+            applied.reasons.entry(image).or_insert(first);
+        }
     }
     applied.left = folding.left.into_inner();
-    applied.left_out.extend(folding.left_out.into_inner());
+    applied.damaged = folding.damaged.into_inner();
     outcome.map(|()| applied)
 }
 
@@ -225,7 +244,7 @@ pub fn make_objects(
         altered_before: None,
         with_holes: true,
     };
-    let candidates = Candidates::of(image.id, &dirs, &choice)?;
+    let candidates = Candidates::of(image.id, &dirs, &choice)?.complete()?;
     let target = Target::new(images, image, mounted, &candidates)?;
     let mut files: Vec<(FileId, ())> = (0..candidates.files.len() as u32)
         .map(|file| ((0, file), ()))
@@ -266,10 +285,12 @@ pub fn make_objects(
         }
         Ok(())
     })?;
-    match folding.left_out.into_inner().pop_first() {
-        Some((_, error)) => Err(error),
-        None => Ok(new.into_inner()),
+    for target in folding.images.into_values() {
+        if let Some(error) = target.damage.into_inner().first {
+            return Err(error);
+        }
     }
+    Ok(new.into_inner())
 }
 
 /// What an earlier attempt left in an image's `work/`.
@@ -293,7 +314,12 @@ impl<'a> Target<'a> {
             unmounted: !mounted,
             held: holds::of(images, image.id)?,
             counts: Mutex::default(),
+            damage: Mutex::default(),
         })
+    }
+
+    fn image(&self) -> ImageId {
+        self.filesystem.view.layer.image()
     }
 
     fn work(&self) -> BorrowedFd<'_> {
@@ -302,8 +328,7 @@ impl<'a> Target<'a> {
 
     fn about(&self, candidate: &Candidate) -> String {
         let path = self.candidates.describe(candidate);
-        let image = self.filesystem.view.layer.image();
-        format!("images/{image}: {}", path.escape_ascii())
+        format!("images/{}: {}", self.image(), path.escape_ascii())
     }
 }
 
@@ -321,7 +346,7 @@ impl<'a> Folding<'a> {
             progress,
             becoming: Mutex::default(),
             left: Mutex::default(),
-            left_out: Mutex::default(),
+            damaged: Mutex::default(),
         }
     }
 
@@ -374,7 +399,10 @@ impl<'a> Folding<'a> {
             let candidate = &target.candidates.files[file as usize];
             let parent = match self.directory(target, candidate) {
                 Ok(parent) => parent,
-                Err(failure) => return self.leave_out(target, candidate, failure),
+                Err(failure) => {
+                    let files: Vec<FileId> = files.iter().map(|&(id, _)| id).collect();
+                    return self.leave_out(&files, failure);
+                }
             };
             files
                 .par_iter()
@@ -393,21 +421,21 @@ impl<'a> Folding<'a> {
         target.filesystem.directory_at(&path)
     }
 
-    /// Goes on without a file, or the files of a directory, if the store is damaged there; else the
-    /// error.
-    fn leave_out(
-        &self,
-        target: &Target<'_>,
-        candidate: &Candidate,
-        failure: Failure,
-    ) -> Result<()> {
-        let is_damage = matches!(failure, Failure::Store(_)) && failure.errno() == Errno::IO;
-        let error: Error = failure.about(target.about(candidate));
-        if !is_damage {
-            return Err(error);
+    /// Goes on without a file, or files of one directory; the error, if it concerns more than these.
+    fn leave_out(&self, files: &[FileId], failure: Failure) -> Result<()> {
+        let Some((image, file)) = files.first() else {
+            return Ok(());
+        };
+        let target = &self.images[image];
+        let candidate = &target.candidates.files[*file as usize];
+        let about = target.about(candidate);
+        let mut error = failure.about(&about);
+        // It may be about the object.
+        if !error.object.starts_with("images/") {
+            error.object = format!("{about}: {}", error.object);
         }
-        let image = target.filesystem.view.layer.image();
-        self.left_out.lock().entry(image).or_insert(error);
+        target.damage.lock().note(files.len() as u64, error)?;
+        self.damaged.lock().extend(files);
         Ok(())
     }
 
@@ -422,7 +450,7 @@ impl<'a> Folding<'a> {
         let folded = match self.fold_candidate(target, candidate, digest, parent) {
             Ok(folded) => folded,
             Err(failure) => {
-                self.leave_out(target, candidate, failure)?;
+                self.leave_out(&[(image, file)], failure)?;
                 Folded::Other
             }
         };

@@ -11,12 +11,14 @@ use rustix::io::Errno;
 use super::candidates::Candidate;
 use super::effort::Effort;
 use super::examined::{Examined, FileId, Known, file, key};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::progress::Progress;
 use crate::store::cache::FileKey;
+use crate::store::catalog::Reads;
 use crate::store::content::digest_while;
 use crate::store::digest::Digest;
 use crate::store::mark::{self, Mark, Role};
+use crate::store::number::ImageId;
 use crate::store::{ImageDirs, Store};
 use crate::sys::lease::{ReadLease, WatchedLease};
 use crate::sys::{regular, xattr};
@@ -30,6 +32,8 @@ enum Hashed {
     Busy,
     /// It is gone, altered, or a stub.
     Other,
+    /// It cannot be read.
+    Damaged(Error),
 }
 
 /// What was found out.
@@ -41,10 +45,11 @@ pub(super) struct Digests {
     pub(super) busy: Vec<FileId>,
 }
 
-/// The digests of files. Those that had to be read are remembered in the hash cache.
+/// The digests of files. Those that had to be read are remembered in the hash cache, those that cannot
+/// be read are noted.
 ///
 /// # Errors
-/// Those of the host.
+/// Those of the host that do not concern one file only.
 pub(super) fn digests(
     store: &Store,
     images: &mut [Examined],
@@ -91,7 +96,7 @@ pub(super) fn digests(
             progress.advance(bytes);
         };
         let mut remembered = Vec::new();
-        for (id, hashed) in hash(store, images, some, effort, &advance)? {
+        for (id, hashed) in hash(store, images, some, effort, &advance) {
             match hashed {
                 Hashed::Digest(key, digest) => {
                     remembered.push((key, digest));
@@ -102,6 +107,7 @@ pub(super) fn digests(
                     digests.busy.push(id);
                 }
                 Hashed::Other => {}
+                Hashed::Damaged(error) => images[id.0 as usize].damage.note(1, error)?,
             }
         }
         cache.put(&remembered);
@@ -118,31 +124,46 @@ fn hash(
     ids: &[FileId],
     effort: &Effort<'_>,
     advance: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<(FileId, Hashed)>> {
-    let dirs = images
-        .iter()
-        .map(|image| store.image_dirs(image.subject.image.id))
-        .collect::<Result<Vec<_>>>()?;
+) -> Vec<(FileId, Hashed)> {
+    let dirs = images.iter();
+    let dirs: Vec<Result<Option<ImageDirs>>> = dirs
+        .map(|image| directories_of(store, image.subject.image.id))
+        .collect();
     let place = |id: FileId| (id.0, file(images, id).directory);
     let directories: Vec<&[FileId]> = ids
         .chunk_by(|&left, &right| place(left) == place(right))
         .collect();
-    let in_directory = |some: &&[FileId]| -> Result<Vec<(FileId, Hashed)>> {
+    let in_directory = |some: &&[FileId]| -> Vec<(FileId, Hashed)> {
         if effort.is_over() {
-            return Ok(some.iter().map(|&id| (id, Hashed::Busy)).collect());
+            return some.iter().map(|&id| (id, Hashed::Busy)).collect();
         }
         let image = some[0].0 as usize;
-        hash_in_directory(&images[image], &dirs[image], some, effort, &|bytes| {
+        let dirs = match &dirs[image] {
+            Ok(Some(dirs)) => dirs,
+            Ok(None) => return some.iter().map(|&id| (id, Hashed::Other)).collect(),
+            Err(error) => return all_damaged(some, error),
+        };
+        hash_in_directory(&images[image], dirs, some, effort, &|bytes| {
             advance(bytes);
             effort.pay(bytes);
             !effort.is_over()
         })
     };
-    let hashed: Vec<Vec<(FileId, Hashed)>> = directories
-        .par_iter()
-        .map(in_directory)
-        .collect::<Result<_>>()?;
-    Ok(hashed.into_iter().flatten().collect())
+    let hashed: Vec<Vec<(FileId, Hashed)>> = directories.par_iter().map(in_directory).collect();
+    hashed.into_iter().flatten().collect()
+}
+
+/// An image's directories; `None` if it was removed meanwhile.
+fn directories_of(store: &Store, image: ImageId) -> Result<Option<ImageDirs>> {
+    match store.image_dirs(image) {
+        Err(_) if store.catalog().image(image)?.is_none() => Ok(None),
+        dirs => dirs.map(Some),
+    }
+}
+
+fn all_damaged(some: &[FileId], error: &Error) -> Vec<(FileId, Hashed)> {
+    let damaged = |&id: &FileId| (id, Hashed::Damaged(error.clone()));
+    some.iter().map(damaged).collect()
 }
 
 fn hash_in_directory(
@@ -151,7 +172,7 @@ fn hash_in_directory(
     some: &[FileId],
     effort: &Effort<'_>,
     go_on: &(dyn Fn(u64) -> bool + Sync),
-) -> Result<Vec<(FileId, Hashed)>> {
+) -> Vec<(FileId, Hashed)> {
     let candidate = |id: FileId| &image.candidates.files[id.1 as usize];
     let about = |candidate: &Candidate| {
         let path = image.candidates.describe(candidate);
@@ -159,8 +180,10 @@ fn hash_in_directory(
     };
     let first = candidate(some[0]);
     let directory = image.candidates.open(dirs, first.directory);
-    let Some(directory) = directory.about(about(first))? else {
-        return Ok(some.iter().map(|&id| (id, Hashed::Other)).collect());
+    let directory = match directory.about(about(first)) {
+        Ok(Some(directory)) => directory,
+        Ok(None) => return some.iter().map(|&id| (id, Hashed::Other)).collect(),
+        Err(error) => return all_damaged(some, &error),
     };
     // Several files of one directory, or one large file: both use all cores.
     some.par_iter()
@@ -168,7 +191,8 @@ fn hash_in_directory(
             let candidate = candidate(id);
             let _idle = effort.idle();
             let hashed = hash_one(image, &directory, candidate, go_on);
-            Ok((id, hashed.about(about(candidate))?))
+            let hashed = hashed.about(about(candidate));
+            (id, hashed.unwrap_or_else(Hashed::Damaged))
         })
         .collect()
 }

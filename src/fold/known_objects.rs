@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 
-use crate::error::Result;
+use super::damage::concerns_all;
+use crate::error::{Error, Result};
 use crate::store::digest::Digest;
+use crate::store::layout;
 use crate::store::metadata::Time;
 use crate::store::objects::{Found, Objects};
 
@@ -33,14 +35,21 @@ impl KnownObjects {
         self.sizes.contains_key(&size)
     }
 
-    /// Lists what was altered since the last call; `take` gets all objects of these directories.
+    /// Lists what was altered since the last call; `take` gets all objects of these directories. One
+    /// that cannot be read is left out, and tried again at the next call.
     ///
     /// # Errors
-    /// Those of the host.
+    /// Those of the host that do not concern one directory only.
     pub fn refresh(&mut self, objects: &Objects, mut take: impl FnMut(u64, &Digest)) -> Result<()> {
         for first in 0..=u8::MAX {
             // Before it is listed.
-            let altered = objects.last_change(first)?;
+            let altered = match objects.last_change(first) {
+                Ok(altered) => altered,
+                Err(error) => {
+                    leave_out(first, error)?;
+                    continue;
+                }
+            };
             let known = self.directories.get(&first);
             match (altered, known) {
                 (None, None) => continue,
@@ -49,17 +58,22 @@ impl KnownObjects {
             }
             let now = Time::now().seconds;
             let mut sizes = Vec::new();
+            let mut listed = Ok(());
             if altered.is_some() {
-                objects.for_each_beginning(first, |found| {
+                listed = objects.for_each_beginning(first, |found| {
                     if let Found::Object(digest, stat) = found {
                         let size = stat.st_size as u64;
                         sizes.push(size);
                         take(size, &digest);
                     }
                     Ok(())
-                })?;
+                });
             }
-            let settled = altered.filter(|altered| altered.seconds + SETTLED < now);
+            let mut settled = altered.filter(|altered| altered.seconds + SETTLED < now);
+            if let Err(error) = listed {
+                leave_out(first, error)?;
+                settled = None;
+            }
             self.replace(first, settled, sizes);
         }
         Ok(())
@@ -85,6 +99,17 @@ impl KnownObjects {
             }
         }
     }
+}
+
+/// Goes on without a directory that cannot be read: what is in it is not known to be there.
+fn leave_out(first: u8, error: Error) -> Result<()> {
+    if concerns_all(&error) {
+        return Err(error);
+    }
+    let object = format!("objects/{}", layout::objects_beginning(first));
+    let (cause, remedy) = (error.cause.as_str(), "run `foldfs check`");
+    log::warn!(object = object.as_str(), cause, remedy; "a fold does not look there");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod candidates;
 mod commit;
 pub mod content;
+pub mod damage;
 pub mod effort;
 pub mod examined;
 pub mod folding;

@@ -6,10 +6,9 @@ use super::candidates::Candidate;
 use super::content::{Ledger, Plan};
 use super::examined::{Examined, FileId};
 use super::residents::Print;
-use crate::error::{Context, Result};
 use crate::filesystem::altered::Altered;
 use crate::filesystem::images::Images;
-use crate::store::Store;
+use crate::store::ImageDirs;
 use crate::store::number::Number;
 
 /// What becomes of a file.
@@ -23,16 +22,27 @@ enum Fate {
     Done,
 }
 
+/// What carrying out a plan left as it was.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Files that were in use.
+    pub busy: Vec<FileId>,
+    /// Files that could not be read.
+    pub damaged: Vec<FileId>,
+}
+
 /// Remembers the files that nothing was equal to, and has the next plan look again at those that were
-/// in use (those in `left` among them) or altered a moment ago.
-///
-/// # Errors
-/// Those of the host.
-pub fn settle(images: &Images, ledger: &mut Ledger, plan: Plan, left: &[FileId]) -> Result<()> {
+/// in use or altered a moment ago. One that could not be read is looked at again when it is altered, or
+/// something of its size comes.
+pub fn settle(images: &Images, ledger: &mut Ledger, plan: Plan, left: &Left) {
     let fates = fates(&plan, left);
     // One image after the other, so that its list is gone before the next one's files are remembered.
     for (image, fates) in plan.images.into_iter().zip(fates) {
-        let numbers = numbers(images.store(), &image, &fates)?;
+        // Without directories it was removed meanwhile, or left out.
+        let Ok(dirs) = images.store().image_dirs(image.subject.image.id) else {
+            continue;
+        };
+        let numbers = numbers(&dirs, &image, &fates);
         let id = image.subject.image.id;
         let residents = &mut ledger.residents;
         let mut again = image.candidates.recent.clone();
@@ -52,10 +62,9 @@ pub fn settle(images: &Images, ledger: &mut Ledger, plan: Plan, left: &[FileId])
         }
         images.note_altered(id, &Altered::Numbers(again));
     }
-    Ok(())
 }
 
-fn fates(plan: &Plan, left: &[FileId]) -> Vec<Vec<Fate>> {
+fn fates(plan: &Plan, left: &Left) -> Vec<Vec<Fate>> {
     let unlike_all = |image: &Examined| {
         let fate = Fate::Resident(Print::UNKNOWN);
         vec![fate; image.candidates.files.len()]
@@ -68,34 +77,36 @@ fn fates(plan: &Plan, left: &[FileId]) -> Vec<Vec<Fate>> {
     for id in plan.groups.iter().flat_map(|group| &group.files) {
         set(*id, Fate::Done);
     }
-    for id in plan.busy.iter().chain(left) {
+    for id in plan.busy.iter().chain(&left.busy) {
         set(*id, Fate::Again);
+    }
+    for id in &left.damaged {
+        set(*id, Fate::Resident(Print::UNKNOWN));
     }
     fates
 }
 
 /// The numbers of an image's files that are left; `None` for the others and for what is gone.
-fn numbers(store: &Store, image: &Examined, fates: &[Fate]) -> Result<Vec<Option<Number>>> {
+fn numbers(dirs: &ImageDirs, image: &Examined, fates: &[Fate]) -> Vec<Option<Number>> {
     let candidates = &image.candidates;
-    let dirs = store.image_dirs(image.subject.image.id)?;
     let files = candidates.files.iter().zip(fates).collect::<Vec<_>>();
     let directories = files.par_chunk_by(|(left, _), (right, _)| left.directory == right.directory);
-    let of_directory = directories.map(|files| -> rustix::io::Result<Vec<Option<Number>>> {
+    let of_directory = directories.map(|files| -> Vec<Option<Number>> {
         let is_known =
             |(file, fate): &(&Candidate, &Fate)| file.number().is_some() || **fate == Fate::Done;
         if files.iter().all(is_known) {
-            return Ok(files.iter().map(|(file, _)| file.number()).collect());
+            return files.iter().map(|(file, _)| file.number()).collect();
         }
-        let Some(directory) = candidates.open(&dirs, files[0].0.directory)? else {
-            return Ok(vec![None; files.len()]);
+        // What cannot be read now is not compared with anything before it is altered.
+        let Ok(Some(directory)) = candidates.open(dirs, files[0].0.directory) else {
+            return vec![None; files.len()];
         };
         let numbers = files.iter().map(|(file, fate)| match fate {
-            Fate::Done => Ok(None),
-            _ => candidates.read_number(file, &directory),
+            Fate::Done => None,
+            _ => candidates.read_number(file, &directory).ok().flatten(),
         });
         numbers.collect()
     });
-    let numbers = of_directory.collect::<rustix::io::Result<Vec<_>>>();
-    let numbers = numbers.about(format!("images/{}", image.subject.image.id))?;
-    Ok(numbers.into_iter().flatten().collect())
+    let numbers: Vec<Vec<Option<Number>>> = of_directory.collect();
+    numbers.into_iter().flatten().collect()
 }

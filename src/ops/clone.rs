@@ -77,7 +77,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
         altered_before: None,
         with_holes: true,
     };
-    let candidates = Candidates::of(origin.id, &dirs, &everything)?;
+    let candidates = Candidates::of(origin.id, &dirs, &everything)?.complete()?;
     Ok(Plan {
         options: options.clone(),
         family: family.name,

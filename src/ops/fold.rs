@@ -72,7 +72,7 @@ impl Plan {
     /// Those of reading the private layers and the catalog.
     pub fn report(&self, context: &Context, progress: &dyn Progress) -> Result<FoldReport> {
         let counts = self.content.counts();
-        self.place(context, &counts, LeftOut::new(), true, progress)
+        self.place(context, &counts, self.content.damaged(), true, progress)
     }
 
     /// Ends with the families' placement.
@@ -103,6 +103,7 @@ impl Plan {
                 fold.folded_bytes += counts.bytes;
                 fold.freed_bytes += counts.freed;
                 fold.busy_files += counts.busy;
+                fold.damaged_files += counts.damaged;
             }
             let placed = place::run_if_sound(context, family, dry_run, &mut left_out, progress)?;
             fold.shared_paths = placed.shared;
@@ -125,5 +126,10 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
         &Effort::full(context.threads),
         progress,
     )?;
-    plan.place(context, &applied.counts, applied.left_out, false, progress)
+    let mut left_out = plan.content.damaged();
+    for (image, reason) in applied.reasons {
+        left_out.entry(image).or_insert(reason);
+    }
+    left_out.extend(applied.left_out);
+    plan.place(context, &applied.counts, left_out, false, progress)
 }

@@ -57,6 +57,7 @@ impl Begun {
             done.folded_bytes += family.folded_bytes;
             done.freed_bytes += family.freed_bytes;
             done.busy_files += family.busy_files;
+            done.damaged_files += family.damaged_files;
             done.held_files += family.held_files;
             done.shared_paths += family.shared_paths;
             done.unshared_paths += family.unshared_paths;
@@ -112,6 +113,7 @@ fn say(entry: &LogEntry) {
         folded_bytes = done.folded_bytes,
         freed_bytes = done.freed_bytes,
         busy_files = done.busy_files,
+        damaged_files = done.damaged_files,
         recent_files = done.recent_files,
         held_files = done.held_files,
         shared_paths = done.shared_paths,

@@ -17,7 +17,7 @@ use crate::fold::content::{self, Counts, Group, Ledger};
 use crate::fold::effort::Effort;
 use crate::fold::examined::Subject;
 use crate::fold::folding;
-use crate::fold::settle::settle;
+use crate::fold::settle::{Left, settle};
 use crate::progress::Silent;
 use crate::store::catalog::Reads;
 use crate::store::metadata::Time;
@@ -73,12 +73,14 @@ impl Passes {
     fn says_nothing_new(&self, report: &PassReport) -> bool {
         let only = PassReport {
             whole_images: report.whole_images,
+            damaged_files: report.damaged_files,
             left_out: report.left_out.clone(),
             ..PassReport::default()
         };
         let state = self.state.lock();
         let last = state.status.last.as_ref();
-        *report == only && last.is_some_and(|last| last.left_out == report.left_out)
+        let told = |report: &PassReport| (report.damaged_files, report.left_out.clone());
+        *report == only && last.is_some_and(|last| told(last) == told(report))
     }
 
     /// How many passes found nothing altered.
@@ -209,8 +211,10 @@ impl Pass<'_> {
             self.report.recent_files += image.candidates.recent.len() as u64;
             self.report.held_files += image.candidates.held;
             self.report.busy_files += image.busy;
+            self.report.damaged_files += image.damage.files;
         }
-        let mut left = Vec::new();
+        let mut reasons = plan.damaged();
+        let mut left = Left::default();
         let mut synced = None;
         for step in steps(&plan.groups, |group| bytes_of(&plan, group)) {
             if self.effort.is_over() {
@@ -226,17 +230,22 @@ impl Pass<'_> {
             let _alone = self.context.alone();
             let effort = &self.effort;
             let applied = folding::apply_some(images, &plan, step, synced, effort, &Silent)?;
-            left.extend(applied.left);
+            left.busy.extend(applied.left);
+            left.damaged.extend(applied.damaged);
+            for (image, reason) in applied.reasons {
+                reasons.entry(image).or_insert(reason);
+            }
             left_out.extend(applied.left_out);
             for counts in &applied.counts {
                 add(&mut self.report, counts);
             }
         }
-        settle(images, ledger, plan, &left)?;
+        settle(images, ledger, plan, &left);
         // Until it is mended.
         let ids: Vec<ImageId> = left_out.keys().copied().collect();
         look_at_all(self.context, &ids);
-        self.report.left_out = damaged::sentences(self.context, &left_out);
+        reasons.extend(left_out);
+        self.report.left_out = damaged::sentences(self.context, &reasons);
         place_if_enough(self.context, &self.effort, &mut self.report)?;
         self.report.interrupted = self.effort.is_over();
         Ok(())
@@ -261,6 +270,7 @@ fn add(report: &mut PassReport, counts: &Counts) {
     report.folded_bytes += counts.bytes;
     report.freed_bytes += counts.freed;
     report.busy_files += counts.busy;
+    report.damaged_files += counts.damaged;
 }
 
 fn bytes_of(plan: &content::Plan, group: &Group) -> u64 {

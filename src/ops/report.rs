@@ -174,6 +174,9 @@ pub struct FamilyFold {
     pub freed_bytes: u64,
     /// Private files left alone because they were in use.
     pub busy_files: u64,
+    /// Private files left alone because they, or the object that they equal, cannot be read.
+    #[serde(default)]
+    pub damaged_files: u64,
     /// Private files left alone because they are held.
     pub held_files: u64,
     /// Paths whose most common version moved into the shared layer.
@@ -237,6 +240,8 @@ pub struct PassReport {
     pub freed_bytes: u64,
     /// Private files left alone because they were in use.
     pub busy_files: u64,
+    /// Private files left alone because they, or the object that they equal, cannot be read.
+    pub damaged_files: u64,
     /// Private files left alone because they were altered a moment ago.
     pub recent_files: u64,
     /// Private files left alone because they are held.

@@ -28,6 +28,7 @@ fn add(sum: &mut PassReport, done: &PassReport) {
     sum.folded_bytes += done.folded_bytes;
     sum.freed_bytes += done.freed_bytes;
     sum.busy_files += done.busy_files;
+    sum.damaged_files += done.damaged_files;
     sum.recent_files += done.recent_files;
     sum.held_files += done.held_files;
     sum.shared_paths += done.shared_paths;

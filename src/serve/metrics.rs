@@ -154,6 +154,7 @@ impl Numbers {
         for sum in &self.sums {
             for (why, files) in [
                 ("busy", sum.done.busy_files),
+                ("damaged", sum.done.damaged_files),
                 ("recent", sum.done.recent_files),
                 ("held", sum.done.held_files),
             ] {
@@ -161,7 +162,7 @@ impl Numbers {
                 left.get_or_create(&labels).inc_by(files);
             }
         }
-        let help = "How often folds left a private file alone: in use, altered a moment ago, held";
+        let help = "How often folds left a private file alone: in use, damaged, altered a moment ago, held";
         registry.register("left_files", help, left);
     }
 

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::fs;
+use rustix::io::Errno;
 
 use super::digest::{Digest, Hasher};
 use crate::sys::copy;
@@ -63,7 +64,17 @@ fn read_through(
 /// # Errors
 /// Errors of reading.
 pub fn same_content(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> rustix::io::Result<bool> {
-    Ok(same_bytes(a, b, &|_| true)? == Some(true))
+    match same_bytes(a, b, &|_| true) {
+        Ok(same) => Ok(same == Some(true)),
+        Err(Unreadable::First(errno) | Unreadable::Second(errno)) => Err(errno),
+    }
+}
+
+/// Which of two files cannot be read, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    First(Errno),
+    Second(Errno),
 }
 
 /// Whether two open files have the same content; `None` if `go_on` said no.
@@ -71,8 +82,12 @@ pub(super) fn same_bytes(
     a: BorrowedFd<'_>,
     b: BorrowedFd<'_>,
     go_on: GoOn<'_>,
-) -> rustix::io::Result<Option<bool>> {
-    if fs::fstat(a)?.st_size != fs::fstat(b)?.st_size {
+) -> Result<Option<bool>, Unreadable> {
+    let sizes = (
+        fs::fstat(a).map_err(Unreadable::First)?.st_size,
+        fs::fstat(b).map_err(Unreadable::Second)?.st_size,
+    );
+    if sizes.0 != sizes.1 {
         return Ok(Some(false));
     }
     let mut other = vec![0; PIECE];
@@ -85,8 +100,9 @@ pub(super) fn same_bytes(
         offset += piece.len() as u64;
         cancelled = !go_on(piece.len() as u64);
         same == Ok(true) && !cancelled
-    })?;
-    match same? {
+    })
+    .map_err(Unreadable::First)?;
+    match same.map_err(Unreadable::Second)? {
         true if cancelled => Ok(None),
         same => Ok(Some(same)),
     }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::content::{GoOn, digest_of, same_bytes};
+use super::content::{GoOn, Unreadable, digest_of, same_bytes};
 use super::digest::Digest;
 use super::layout;
 use super::metadata::Time;
@@ -314,7 +314,15 @@ impl Objects {
         go_on: GoOn<'_>,
     ) -> Result<Option<bool>> {
         let object = self.open(digest)?;
-        same_bytes(file, object.as_fd(), go_on).about(about(digest))
+        match same_bytes(file, object.as_fd(), go_on) {
+            Ok(same) => Ok(same),
+            Err(Unreadable::First(errno)) => {
+                Err(errno).about(format!("compared with {}", about(digest)))
+            }
+            Err(Unreadable::Second(errno)) => Err(errno)
+                .about(about(digest))
+                .map_err(|error| error.remedy("run `foldfs check --content`")),
+        }
     }
 
     /// What `objects/` occupies, in bytes of allocated blocks.

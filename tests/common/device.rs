@@ -56,6 +56,15 @@ impl Device {
         }
     }
 
+    /// Unmounts it, hands the file that it lies in to somebody, and mounts it again.
+    pub fn meanwhile(&self, alter: impl FnOnce(&Path)) {
+        let mount = self.path.to_str().unwrap();
+        tool("umount", &[mount]);
+        let image = self.path.with_file_name("image");
+        alter(&image);
+        tool("mount", &["-o", "loop", image.to_str().unwrap(), mount]);
+    }
+
     /// What is missing to make one.
     pub fn missing(kind: Kind) -> Option<&'static str> {
         let program = match kind {
