@@ -73,8 +73,18 @@ fn start(session: &Session) -> Result<Child> {
         .create(true)
         .append(true)
         .mode(0o600)
+        // Neither waits for who reads a fifo, nor empties what a symlink leads to.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(&path)
-        .about(path.display())?;
+        .and_then(|log| match log.metadata()?.is_file() {
+            true => Ok(log),
+            false => Err(std::io::Error::other("it is no regular file")),
+        })
+        .about(path.display())
+        .map_err(|error| match error.remedy.is_empty() {
+            true => error.remedy("remove it, if it is no regular file: it is made anew"),
+            false => error,
+        })?;
     // Only what the last daemon says is of interest.
     log.set_len(0).about(path.display())?;
     let program = std::env::current_exe().about("the foldfs program")?;

@@ -130,7 +130,10 @@ fn say(entry: &LogEntry) {
 /// Those of the host.
 pub fn log(context: &Context, last: Option<u64>) -> Result<LogReport> {
     let lines = History::new(context.store.run()).lines();
-    let lines = lines.about("run/folds.log")?;
+    let remedy = "remove it: it is made anew, and nothing else needs it";
+    let lines = lines
+        .about("run/folds.log")
+        .map_err(|error| error.remedy(remedy))?;
     // What is no entry was torn by a crash.
     let entries = lines
         .iter()

@@ -40,7 +40,12 @@ impl ControlServer {
         match std::fs::remove_file(path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).about(object()),
+            Err(error) => {
+                let remedy = "remove what stands there: it is no socket of a daemon";
+                return Err(error)
+                    .about(object())
+                    .map_err(|error| error.remedy(remedy));
+            }
         }
         let listener = UnixListener::bind(path).about(object())?;
         listener.set_nonblocking(true).about(object())?;

@@ -5,7 +5,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
 
 use super::layout;
@@ -68,22 +68,30 @@ impl<'a> History<'a> {
         Ok(lines)
     }
 
+    /// Opens a file; EINVAL if it is something else, a fifo for one, which would keep us waiting.
     fn open(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::openat(self.run, name, flags, Mode::RUSR | Mode::WUSR)
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::openat(self.run, name, flags, Mode::RUSR | Mode::WUSR)?;
+        match FileType::from_raw_mode(fs::fstat(&file)?.st_mode) {
+            FileType::RegularFile => Ok(file),
+            _ => Err(Errno::INVAL),
+        }
     }
 
-    /// A file's inode and what is in it; `None` if it is not there.
+    /// A file's inode and the end of what is in it: all, unless others have made it longer than we do.
+    /// `None` if it is not there.
     fn read(&self, name: &str) -> io::Result<Option<(u64, Vec<u8>)>> {
         let file = match self.open(name, OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
             file => file?,
         };
         let stat = fs::fstat(&file)?;
-        let mut text = vec![0; stat.st_size as usize];
+        let size = stat.st_size as u64;
+        let start = size.saturating_sub(4 * self.bytes);
+        let mut text = vec![0; (size - start) as usize];
         let mut length = 0;
         while length < text.len() {
-            match io::pread(&file, &mut text[length..], length as u64) {
+            match io::pread(&file, &mut text[length..], start + length as u64) {
                 Ok(0) => break,
                 Ok(more) => length += more,
                 Err(Errno::INTR) => {}
@@ -129,6 +137,26 @@ mod tests {
         assert_eq!(lines, newest);
         assert!((12..=30).contains(&lines.len()), "{}", lines.len());
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_file_of_ours_neither_waits_nor_fills_the_memory() {
+        let place = tempfile::tempdir().unwrap();
+        let run = std::fs::File::open(place.path()).unwrap();
+        let history = History::new(run.as_fd());
+        let path = place.path().join(layout::FOLD_LOG);
+        fs::mknodat(&run, layout::FOLD_LOG, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(history.lines(), Err(Errno::INVAL));
+        assert_eq!(history.add(b"line"), Err(Errno::INVAL));
+        std::fs::remove_file(&path).unwrap();
+        history.add(b"line").unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(4 << 40)
+            .unwrap();
+        assert_eq!(history.lines().unwrap().len(), 1);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::sys::xattr;
 const FOREIGN: &str =
     "`foldfs check --repair` moves it to quarantine/: nothing but foldfs may write there";
 const RESTORE: &str = "restore the file in the image from another copy";
+const ANEW: &str = "`foldfs check --repair` makes it again";
 
 /// How often a number stands in the layer.
 #[derive(Default)]
@@ -93,7 +94,7 @@ fn parts(context: &Context, image: &Image, findings: &mut Findings) -> Result<()
             // Nothing replaces it: an empty one would show what the guest has removed.
             Err(_) if part == layout::PRIVATE => continue,
             Err(Errno::NOENT) => {
-                findings.add(&*path, "it is missing", "");
+                findings.add(&*path, "it is missing", ANEW);
                 findings.fix(Fix::Directory { path: path.into() });
                 continue;
             }
@@ -229,7 +230,7 @@ impl Checker<'_> {
                     && !self.view.is_redirected(shared)
                 {
                     let cause = format!("there is no redirects/{shared} for it");
-                    self.add(b"private", path, cause, "");
+                    self.add(b"private", path, cause, ANEW);
                     let image = self.image.id;
                     self.findings.fix(Fix::Redirect { image, shared });
                 }
@@ -382,7 +383,7 @@ impl Checker<'_> {
         let lost: Vec<_> = self.places.iter().filter_map(lost).collect();
         for (number, name) in lost {
             let cause = format!("there is no index/{number}.names, of which it is a link");
-            self.findings.add(&*name, cause, "");
+            self.findings.add(&*name, cause, ANEW);
             let image = self.image.id;
             self.findings.fix(Fix::Token {
                 image,

@@ -50,7 +50,11 @@ impl Fault {
                         Some(libc::ENOSPC),
                         "free space on its file system and try again",
                     ),
-                    Some(ErrorCode::SystemIoFailure) => (ErrorKind::Failed, Some(libc::EIO), ""),
+                    Some(ErrorCode::SystemIoFailure) => (
+                        ErrorKind::Failed,
+                        Some(libc::EIO),
+                        "see in the kernel's log what is wrong with the disk",
+                    ),
                     Some(ErrorCode::ReadOnly) => (
                         ErrorKind::Failed,
                         Some(libc::EROFS),

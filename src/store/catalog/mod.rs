@@ -97,15 +97,16 @@ impl Catalog {
             Error::failed(path.display(), cause)
                 .remedy("`foldfs check --repair` restores it from catalog.bak")
         };
-        match path.metadata() {
+        match path.symlink_metadata() {
             Ok(found) if found.is_file() => {}
-            // To open a fifo takes for ever.
+            // To open a fifo takes for ever; what a symlink leads to is not ours.
             Ok(_) => return Err(unusable("it is no regular file")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(unusable("it does not exist"));
             }
             Err(error) => return Err(error).about(path.display()),
         }
+        check_shared_memory(path)?;
         if mode == CatalogMode::ReadOnlyMedium {
             check_closed_cleanly(path)?;
         }
@@ -254,6 +255,21 @@ impl Drop for Snapshot<'_> {
                 Err(error) => log::warn!("{}: ending a snapshot: {error}", self.catalog.path()),
             }
         }
+    }
+}
+
+/// SQLite says of something else in the place of its shared memory no more than that it fails.
+fn check_shared_memory(path: &Path) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-shm");
+    match Path::new(&name).symlink_metadata() {
+        Ok(found) if !found.is_file() => Err(Error {
+            // The catalog itself need not be restored.
+            errno: Some(libc::EIO),
+            ..Error::failed(name.display(), "it is no regular file")
+                .remedy("remove it: it is made anew")
+        }),
+        _ => Ok(()),
     }
 }
 
