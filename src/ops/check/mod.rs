@@ -123,10 +123,9 @@ pub fn run_for_repair(
         let cause = format!("it is an older copy: shared layers were changed {behind} times since");
         findings.add("catalog.db", cause, RESTORE);
     }
-    let next_number = catalog.next_number()?;
     for family in catalog.families()? {
         progress.message(&format!("shared layer of {}", family.name));
-        shared::check(catalog, &family, next_number, &mut findings)?;
+        shared::check(catalog, &family, &mut findings)?;
     }
     for image in catalog.images()? {
         progress.message(&format!("image {}", image.name));

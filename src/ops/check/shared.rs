@@ -18,15 +18,12 @@ struct Seen {
     subdirectories: u32,
 }
 
-pub(super) fn check(
-    catalog: &Catalog,
-    family: &Family,
-    next_number: u64,
-    findings: &mut Findings,
-) -> Result<()> {
+pub(super) fn check(catalog: &Catalog, family: &Family, findings: &mut Findings) -> Result<()> {
     let mut inodes: HashMap<Number, Seen> = HashMap::new();
     let row = |number: Number| format!("catalog.db: inode {number}");
     let snapshot = catalog.snapshot()?;
+    // Of the same moment: an import may be reserving more.
+    let next_number = snapshot.next_number()?;
     let read = snapshot.for_each_inode(family.id, |inode| {
         if inode.number.get() >= next_number {
             findings.add(row(inode.number), "its number was never handed out", REMEDY);
