@@ -55,6 +55,7 @@ fn check_content_in_a_daemon_stops_reads_of_what_it_finds() {
     let Some(store) = two_images("check_content_stops_reads") else {
         return;
     };
+    store.configure("passthrough = false");
     let first = store.mount("first");
     let mut open = fs::File::open(first.join(TOOL)).unwrap();
     let object = object_of(&store, "first", TOOL);
@@ -67,6 +68,21 @@ fn check_content_in_a_daemon_stops_reads_of_what_it_finds() {
     flip(&object, 100);
     store.assert_sound();
     first.assert_shows(&store.sample(0));
+}
+
+#[test]
+fn what_is_passed_through_is_refused_to_who_opens_it_later() {
+    let test = "what_is_passed_through_is_refused_to_who_opens_it_later";
+    let Some(store) = two_images(test).filter(|_| !common::without_passthrough()) else {
+        return;
+    };
+    let first = store.mount("first");
+    let mut open = fs::File::open(first.join(TOOL)).unwrap();
+    flip(&object_of(&store, "first", TOOL), 100);
+    store.run(&["check", "--content"]).exits(3);
+    assert_eq!(errno(fs::read(first.join(TOOL))), Some(libc::EIO));
+    let read = open.read(&mut [0; 10]);
+    assert!(read.is_ok(), "take the row out of docs/semantics.md");
 }
 
 #[test]
@@ -94,6 +110,7 @@ fn object_truncated_under_an_open_file_is_not_read_as_short() {
     let Some(store) = two_images("object_truncated_under_an_open_file") else {
         return;
     };
+    store.configure("passthrough = false");
     let object = object_of(&store, "first", TOOL);
     let first = store.mount("first");
     let mut open = fs::File::open(first.join(TOOL)).unwrap();

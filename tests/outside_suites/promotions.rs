@@ -105,7 +105,8 @@ fn fsx_in_a_file_that_is_promoted_under_it() {
     let Some(program) = tool(test, "fsx") else {
         return;
     };
-    let store = TestStore::new();
+    // The lease is to be on the inode that fsx opens.
+    let store = TestStore::coherent();
     twins(&store);
     let (first, second) = (store.mount("first"), store.mount("second"));
     let (seeds, operations) = length();
