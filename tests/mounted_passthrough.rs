@@ -355,10 +355,10 @@ fn set_id_bits_go_under_direct_readers_and_writers() {
         let early = reader.then(|| File::open(&path).unwrap());
         let also = reader.then(|| writer(&path));
         fs::set_permissions(&path, Permissions::from_mode(0o6777)).unwrap();
-        within(&twins.first.path, SOMEBODY, 0o022, || {
-            writer(Path::new("usr/new"))
-                .write_all_at(b"NEW", 0)
-                .unwrap();
+        let theirs = within(&twins.first.path, SOMEBODY, 0o022, || {
+            let theirs = writer(Path::new("usr/new"));
+            theirs.write_all_at(b"NEW", 0).unwrap();
+            theirs
         });
         assert_eq!(
             fs::metadata(&path).unwrap().mode() & 0o7777,
@@ -370,6 +370,14 @@ fn set_id_bits_go_under_direct_readers_and_writers() {
             assert_eq!(start_of(file), "NEW content");
         }
         if let Some(also) = also {
+            // All of them are one file to who writes.
+            let mapped = Mapped::new(theirs.as_fd(), 11, true).unwrap();
+            also.write_all_at(b"OURS", 4).unwrap();
+            assert_eq!(start_of(&theirs), "NEW OURSent");
+            mapped.store(8, b"two").unwrap();
+            assert_eq!(start_of(&also), "NEW OURStwo");
+            also.set_len(12).unwrap();
+            assert_eq!(theirs.metadata().unwrap().len(), 12);
             // The one that was open before: what a mapping does in a plain directory, too.
             fs::set_permissions(&path, Permissions::from_mode(0o4777)).unwrap();
             within(&twins.first.path, SOMEBODY, 0o022, || {

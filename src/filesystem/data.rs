@@ -20,9 +20,10 @@ use crate::sys::copy;
 use crate::sys::durable::{self, Step};
 
 /// What becomes of the set-id bits of a file whose content is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetId {
     /// They stay: the caller is known to have CAP_FSETID.
+    #[default]
     Keep,
     /// They are cleared as for any other caller (setattr_should_drop_suidgid() of the kernel).
     ClearFor(Caller),

@@ -29,8 +29,10 @@ use crate::sys::xattr;
 pub struct OpenFlags {
     /// O_WRONLY or O_RDWR.
     pub write: bool,
-    /// O_TRUNC, and what becomes of set-id bits then.
-    pub truncate: Option<SetId>,
+    /// O_TRUNC.
+    pub truncate: bool,
+    /// What becomes of set-id bits with O_TRUNC, or if writes are not seen by us.
+    pub set_id: SetId,
     /// execve(2) opens it: while such a handle is open the program may be running.
     pub execute: bool,
 }
@@ -39,11 +41,12 @@ pub struct OpenFlags {
 const FMODE_EXEC: i32 = 0x20;
 
 impl OpenFlags {
-    /// From open(2)'s flags; `set_id` counts with O_TRUNC only.
+    /// From open(2)'s flags.
     pub fn from_raw(flags: i32, set_id: SetId) -> Self {
         Self {
             write: flags & libc::O_ACCMODE != libc::O_RDONLY,
-            truncate: (flags & libc::O_TRUNC != 0).then_some(set_id),
+            truncate: flags & libc::O_TRUNC != 0,
+            set_id,
             execute: flags & FMODE_EXEC != 0,
         }
     }
@@ -90,11 +93,15 @@ impl Filesystem {
         flags: OpenFlags,
         register: Register<'_>,
     ) -> Outcome<(u64, Way)> {
-        let write = flags.write || flags.truncate.is_some();
+        let write = flags.write || flags.truncate;
         if write {
             self.refuse_stale(node, flip, Change::Open)?;
         }
         let mut handle = self.opened(node, flags)?;
+        if flags.write && node.state.lock().is_written_directly() {
+            // It got its bits while somebody wrote: they go with the open, as we shall see no write.
+            self.apply_set_id(node, flags.set_id)?;
+        }
         let (way, open) = self.way(node, flip, flags.write, register)?;
         handle.flip = Some(flip);
         if !flags.write && matches!(way, Way::Direct(_)) {
@@ -110,16 +117,16 @@ impl Filesystem {
             FileType::Symlink => return Err(Errno::LOOP.into()),
             _ => return Err(Errno::NXIO.into()),
         }
-        if flags.truncate.is_some() && !flags.write && node.state.lock().programs > 0 {
+        if flags.truncate && !flags.write && node.state.lock().programs > 0 {
             return Err(Errno::TXTBSY.into());
         }
-        let write = flags.write || flags.truncate.is_some();
+        let write = flags.write || flags.truncate;
         let writer = write.then(|| self.writer(node));
         let handle = FileHandle::new(node.clone(), writer, flags.execute);
-        if let Some(set_id) = flags.truncate {
+        if flags.truncate {
             let content = node.content.lock();
             self.resize(node, &content, 0)?;
-            self.apply_set_id(node, set_id)?;
+            self.apply_set_id(node, flags.set_id)?;
         } else {
             // Held by a promotion or a fold under way: the first write waits for it.
             let content = write.then(|| node.content.try_lock()).flatten();

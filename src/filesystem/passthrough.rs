@@ -141,7 +141,7 @@ impl Filesystem {
             return Err(Errno::STALE.into());
         }
         let old = state.flip_if(node.number, |host| match change {
-            Change::Open => host != Host::Private,
+            Change::Open => matches!(host, Host::Object | Host::PrivateForReading),
             Change::Size => host == Host::Object,
         })?;
         drop(state);
@@ -203,7 +203,11 @@ impl Filesystem {
             if flip != state.identity().flip {
                 return Err(Errno::STALE.into());
             }
-            let is_in_the_way = |it| write && (it != Host::Private || host != Some(Host::Private));
+            let is_in_the_way = |it| match it {
+                Host::Object | Host::PrivateForReading => write,
+                Host::Private => write && host != Some(Host::Private),
+                Host::Written => false,
+            };
             if let Some(old) = state.flip_if(node.number, is_in_the_way)? {
                 drop(state);
                 self.forget_attributes(old);
@@ -211,7 +215,13 @@ impl Filesystem {
             }
             let transport = state.transport.get_or_insert_default();
             let mode = match (&transport.current, host, registered.take()) {
+                (Some((Mode::Direct(registered, Host::Private), _)), ..) if write => {
+                    Mode::Direct(registered.clone(), Host::Written)
+                }
                 (Some((mode, _)), ..) => mode.clone(),
+                (None, Some(_), Some(registered)) if write => {
+                    Mode::Direct(registered, Host::Written)
+                }
                 (None, Some(host), Some(registered)) => Mode::Direct(registered, host),
                 (None, None, _) => Mode::Cached,
                 (None, Some(wanted), None) => {
@@ -309,7 +319,7 @@ impl Passthrough {
     fn register(&self, host: Host, open: &OpenFile, register: Register<'_>) -> Option<Registered> {
         let mount = match host {
             Host::Object => &self.read_only,
-            Host::PrivateForReading | Host::Private => &self.writable,
+            Host::PrivateForReading | Host::Private | Host::Written => &self.writable,
         };
         let file = mount.reopen(open.file.as_fd());
         let file = file.map_err(std::io::Error::from);

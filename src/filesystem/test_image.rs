@@ -239,7 +239,8 @@ impl TestImage {
     pub fn writer(&self, node: &Arc<Node>) -> u64 {
         let flags = OpenFlags {
             write: true,
-            truncate: None,
+            truncate: false,
+            set_id: SetId::Keep,
             execute: false,
         };
         self.fs.open(node, flags).unwrap()

@@ -37,6 +37,9 @@ pub(super) enum Host {
     PrivateForReading,
     /// The private file, for everybody.
     Private,
+    /// Likewise, and somebody has it open for writing, or had since the first open: a cached inode beside
+    /// this one would not see what is written here.
+    Written,
 }
 
 /// Handles at a nodeid that is not the current one any more.
@@ -127,6 +130,13 @@ impl State {
             flip,
             volatile: true,
         }
+    }
+
+    /// Whether who opens the file for writing now will do so past us, whatever bits it has.
+    pub(super) fn is_written_directly(&self) -> bool {
+        let transport = self.transport.as_ref();
+        let current = transport.and_then(|transport| transport.current.as_ref());
+        matches!(current, Some((Mode::Direct(_, Host::Written), _)))
     }
 
     /// Whether direct readers would be too many, because the next writer would make the node flip again:

@@ -22,11 +22,12 @@ use crate::store::metadata::{Content, SharedInode};
 use crate::store::number::Number;
 use crate::sys::durable;
 
-/// Whether a private file (an empty one: content is an object here) is open: its handles must not
-/// lose the inode that a later write goes to.
+/// Whether a private file (an empty one: content is an object here) is open, or may be mapped: its
+/// handles must not lose the inode that a later write goes to.
 fn is_open_as_private(node: &Node, mark: &Mark) -> bool {
     let state = node.state.lock();
-    mark.role == Role::File && (state.handles > 0 || state.open.is_some())
+    let is_used = state.handles > 0 || state.open.is_some() || state.identity().volatile;
+    mark.role == Role::File && is_used
 }
 
 impl Filesystem {

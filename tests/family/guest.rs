@@ -258,7 +258,8 @@ impl Guest {
     /// open(2) with O_TRUNC.
     pub fn open_truncated(&self, path: &str) -> Outcome<()> {
         let flags = OpenFlags {
-            truncate: Some(SetId::Keep),
+            truncate: true,
+            set_id: SetId::Keep,
             ..WRITE
         };
         self.opened(path, flags, |_| Ok(()))

@@ -18,7 +18,8 @@ pub const ROOT: Caller = Caller {
 
 pub const WRITE: OpenFlags = OpenFlags {
     write: true,
-    truncate: None,
+    truncate: false,
+    set_id: SetId::Keep,
     execute: false,
 };
 

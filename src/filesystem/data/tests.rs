@@ -140,7 +140,8 @@ fn truncation_at_open_copies_nothing() {
     let reader = image.fs.open(&node, OpenFlags::default()).unwrap();
     let flags = OpenFlags {
         write: true,
-        truncate: Some(SetId::Keep),
+        truncate: true,
+        set_id: SetId::Keep,
         execute: false,
     };
     let writer = image.fs.open(&node, flags).unwrap();

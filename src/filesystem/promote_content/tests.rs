@@ -7,7 +7,8 @@ use crate::filesystem::test_image::{OLD, TestImage, big, failing_at};
 
 const WRITE: OpenFlags = OpenFlags {
     write: true,
-    truncate: None,
+    truncate: false,
+    set_id: SetId::Keep,
     execute: false,
 };
 
@@ -99,7 +100,8 @@ fn a_missing_or_short_object_is_an_error_and_never_wrong_bytes() {
     // Truncation needs none of it.
     let flags = OpenFlags {
         write: true,
-        truncate: Some(SetId::Keep),
+        truncate: true,
+        set_id: SetId::Keep,
         execute: false,
     };
     let handle = image.fs.open(&node, flags).unwrap_err();

@@ -130,7 +130,7 @@ impl fuser::Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -150,7 +150,9 @@ impl fuser::Filesystem for Adapter {
             mtime: time_change(mtime),
             set_id: set_id_of_caller(req),
         };
+        // ftruncate(2) is of a file that is open for writing: no other inode is needed for that.
         if size.is_some()
+            && fh.is_none()
             && let Err(stale) = self
                 .filesystem
                 .refuse_stale(&node, flip_of(nodeid.0), Change::Size)
