@@ -222,7 +222,10 @@ impl Filesystem {
 
     fn content_of(&self, handle: &FileHandle) -> Outcome<Arc<OpenFile>> {
         match &handle.direct {
-            Some(open) => Ok(open.clone()),
+            Some(open) => {
+                self.refuse_damaged(open)?;
+                Ok(open.clone())
+            }
             None => self.open_to_read(&handle.node),
         }
     }

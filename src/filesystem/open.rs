@@ -152,18 +152,22 @@ impl Filesystem {
     pub(super) fn open_to_read(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
         let open = node.state.lock().open.clone();
         if let Some(open) = open {
-            if let Backing::Object {
-                digest: Some(digest),
-                ..
-            } = &open.backing
-            {
-                let verification = self.store.objects().verification();
-                verification.refuse_damaged(digest)?;
-            }
+            self.refuse_damaged(&open)?;
             return Ok(open);
         }
         let _names = self.names.read();
         self.open_now(node)
+    }
+
+    /// EIO for an object that was found damaged since it was opened.
+    pub(super) fn refuse_damaged(&self, open: &OpenFile) -> Outcome<()> {
+        match &open.backing {
+            Backing::Object {
+                digest: Some(digest),
+                ..
+            } => Ok(self.store.objects().verification().refuse_damaged(digest)?),
+            _ => Ok(()),
+        }
     }
 
     /// Likewise for a writer: the private file opened for writing, unless content is an object.

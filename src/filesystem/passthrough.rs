@@ -271,9 +271,9 @@ impl Filesystem {
         let Some(host) = self.host(node)? else {
             return Ok(identity);
         };
-        let file = open_private(self, &host, OFlags::RDONLY)?;
-        // Where there are no leases it stays as it is.
-        if let Ok(Some(_lease)) = ReadLease::take(file) {
+        // Where it cannot be told, it stays as it is: stat(2) must not fail for it.
+        let lease = open_private(self, &host, OFlags::RDONLY).map(ReadLease::take);
+        if let Ok(Ok(Some(_lease))) = lease {
             let mut state = node.state.lock();
             // Who opens it for writing counts as a writer before the node becomes volatile.
             if !written_to() {

@@ -81,6 +81,10 @@ fn what_is_passed_through_is_refused_to_who_opens_it_later() {
     flip(&object_of(&store, "first", TOOL), 100);
     store.run(&["check", "--content"]).exits(3);
     assert_eq!(errno(fs::read(first.join(TOOL))), Some(libc::EIO));
+    // What the daemon copies it looks at.
+    let copy = fs::File::create(first.join("copy")).unwrap();
+    let copied = rustix::fs::copy_file_range(&open, Some(&mut 0), &copy, Some(&mut 0), 10);
+    assert_eq!(copied, Err(rustix::io::Errno::IO));
     let read = open.read(&mut [0; 10]);
     assert!(read.is_ok(), "take the row out of docs/semantics.md");
 }
