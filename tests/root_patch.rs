@@ -385,3 +385,93 @@ fn an_image_in_use_is_left_alone() {
         "{error}"
     );
 }
+
+#[test]
+fn a_patch_that_is_altered_while_it_is_applied_changes_nothing() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world.guest("new").write("etc/hosts", b"patched").unwrap();
+    let file = world.create("old", "new");
+    let context = &world.fixture.context;
+    let options = ApplyOptions {
+        file: file.clone(),
+        keys: Vec::new(),
+        family: "f".into(),
+        on_conflict: OnConflict::Keep,
+        who: String::new(),
+        why: String::new(),
+    };
+    let before = all(&world.fixture);
+    let plan = patch::plan(context, &options, &Silent).unwrap();
+    let good = std::fs::read(&file).unwrap();
+    let mut bad = good.clone();
+    let length = bad.len();
+    bad[length - 60] ^= 1;
+    // In place, as an editor or a copy that goes on would.
+    std::fs::write(&file, &bad).unwrap();
+    let error = patch::apply(context, plan, &Silent).unwrap_err();
+    assert!(error.to_string().contains("altered"), "{error}");
+    for ((name, before), (_, now)) in before.iter().zip(all(&world.fixture)) {
+        family::assert_same(before, &now, name);
+    }
+    world.assert_sound();
+    let changes = context.store.path().join("changes");
+    assert_eq!(std::fs::read_dir(changes).unwrap().count(), 0);
+    std::fs::write(&file, &good).unwrap();
+    world.apply(&file, OnConflict::Keep);
+    let base = world.fixture.snapshot("f");
+    assert_eq!(&base["etc/hosts"].content[..7], b"patched");
+    world.assert_sound();
+}
+
+#[test]
+fn check_knows_what_belongs_to_a_change() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world.guest("new").write("etc/hosts", b"patched").unwrap();
+    let file = world.create("old", "new");
+    let change = world.apply(&file, OnConflict::Keep).change.unwrap();
+    world.assert_sound();
+    let changes = world.fixture.context.store.path().join("changes");
+    let findings = |content: bool| -> Vec<String> {
+        let options = check::Options { content };
+        let report = check::run(&world.fixture.context, options, &Silent).unwrap();
+        let findings = report.findings.iter();
+        findings
+            .map(|finding| format!("{}: {}", finding.object, finding.cause))
+            .collect()
+    };
+    std::fs::write(changes.join("notes"), "").unwrap();
+    let image = world.fixture.image("one").id;
+    let steps = changes.join(format!("{change}-{image}"));
+    std::fs::write(&steps, "no steps").unwrap();
+    let found = findings(false);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("changes/notes"), "{found:?}");
+    assert!(
+        found[1].contains(&format!("changes/{change}-{image}")),
+        "{found:?}"
+    );
+    std::fs::remove_file(changes.join("notes")).unwrap();
+    std::fs::remove_file(steps).unwrap();
+
+    let patch = changes.join(change.to_string());
+    let good = std::fs::read(&patch).unwrap();
+    std::fs::write(&patch, &good[..good.len() - 1]).unwrap();
+    assert!(findings(false).is_empty());
+    let found = findings(true);
+    assert!(
+        found.len() == 1 && found[0].contains("damaged"),
+        "{found:?}"
+    );
+    std::fs::remove_file(&patch).unwrap();
+    let found = findings(false);
+    assert!(
+        found.len() == 1 && found[0].contains("is missing"),
+        "{found:?}"
+    );
+    std::fs::write(&patch, &good).unwrap();
+    world.assert_sound();
+}

@@ -15,14 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use family::fault;
 use family::guest::Guest;
 use family::{Fixture, Snapshot, settle_at, write};
 use foldfs::error::Result;
 use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict};
-use foldfs::ops::{check, clone};
+use foldfs::ops::request::{Call, Request};
+use foldfs::ops::{self, check, clone, collect};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::Share;
-use foldfs::sys::durable;
+use foldfs::sys::durable::{self, Step};
 use patch_model::merge;
 use rustix::io::Errno;
 
@@ -167,7 +169,64 @@ impl Whole {
 const EVERY: usize = 10;
 
 #[test]
+fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
+    let _alone = fault::alone();
+    let (fixture, patch) = fixture();
+    let (old, new) = (fixture.snapshot("f"), fixture.snapshot("new"));
+    let mut tried = 0;
+    for at in (0..).step_by(7) {
+        let fixture = fixture.copy_in_memory();
+        let before = snapshots(&fixture);
+        let count = AtomicUsize::new(0);
+        // The disk is full from this step on.
+        durable::set_hook(Some(Arc::new(move |step, _| {
+            let now = count.fetch_add(1, Ordering::Relaxed);
+            let fails = now >= at && matches!(step, Step::Create | Step::Write);
+            if fails { Err(Errno::NOSPC) } else { Ok(()) }
+        })));
+        let outcome = apply(&fixture, &patch);
+        durable::set_hook(None);
+        if outcome.is_ok() {
+            break;
+        }
+        let context = &fixture.context;
+        let left = context.store.unfinished_changes().unwrap();
+        if left.is_empty() {
+            continue;
+        }
+        tried += 1;
+        let error = outcome.unwrap_err();
+        assert!(error.to_string().contains("is made, but"), "{at}: {error}");
+        let options = check::Options { content: true };
+        let findings = check::run(context, options, &Silent).unwrap().findings;
+        for (change, image) in &left {
+            let object = format!("changes/{change}-{image}");
+            let found = findings
+                .iter()
+                .find(|found| found.object.to_string() == object);
+            assert!(found.expect(&object).cause.contains("not carried out"));
+            let error = context.images.filesystem(*image).err().unwrap();
+            assert_eq!(error.kind.exit_code(), 4, "{error}");
+        }
+        let error = collect::plan(context, &Silent).unwrap_err();
+        assert_eq!(error.kind.exit_code(), 4, "{error}");
+        let request = Request::Fold { family: None };
+        let dry_run = false;
+        ops::perform(context, &Call { request, dry_run }, &Silent).unwrap();
+        assert!(context.store.unfinished_changes().unwrap().is_empty());
+        let after = snapshots(&fixture);
+        for ((name, before), after) in IMAGES.iter().zip(&before).zip(&after) {
+            let merged = merge(&old, &new, before);
+            merged.assert_shown(after, &format!("{name}, step {at}"));
+        }
+        fixture.assert_sound(&format!("step {at}"));
+    }
+    assert!(tried > 3, "{tried} steps after the commit");
+}
+
+#[test]
 fn whatever_step_fails_it_is_made_or_not() {
+    let _alone = fault::alone();
     let (fixture, patch) = fixture();
     let whole = Whole {
         old: fixture.snapshot("f"),

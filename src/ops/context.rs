@@ -11,7 +11,7 @@ use crate::filesystem::images::Images;
 use crate::fold::placement::Placements;
 use crate::path_bytes::PathBytes;
 use crate::store::number::ImageId;
-use crate::store::open::Store;
+use crate::store::open::{Access, Store};
 
 /// An open store with what a process keeps about it. One for each store in a process.
 ///
@@ -46,6 +46,11 @@ impl Context {
             mounted: RwLock::default(),
             alone: Mutex::new(()),
         };
+        if context.store.access() == Access::Write
+            && let Err(error) = context.store.drop_uncommitted()
+        {
+            log::error!("{error}");
+        }
         super::patch::finish_left(&context);
         context
     }

@@ -21,7 +21,11 @@ pub fn perform(context: &Context, call: &Call, progress: &dyn Progress) -> Resul
 
 fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Report> {
     let dry_run = call.dry_run;
-    let _alone = (call.request.alters() && !dry_run).then(|| context.alone());
+    let _alone = (call.request.alters() && !dry_run).then(|| {
+        let alone = context.alone();
+        super::patch::finish_left(context);
+        alone
+    });
     match &call.request {
         Request::Rename { from, to } => {
             let plan = super::rename::plan(context, from, to)?;

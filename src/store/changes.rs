@@ -117,6 +117,23 @@ impl Store {
         Ok(())
     }
 
+    /// The names in `changes/` that foldfs does not make.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn foreign_changes(&self) -> Result<Vec<Vec<u8>>> {
+        let Some(directory) = self.changes()? else {
+            return Ok(Vec::new());
+        };
+        let mut names = layer::names_in(directory.as_fd()).about(layout::CHANGES)?;
+        let is_change = |name: &[u8]| {
+            let text = std::str::from_utf8(name).ok();
+            text.is_some_and(|text| text.parse::<i64>().is_ok())
+        };
+        names.retain(|name| parse_steps(name).is_none() && !is_change(name));
+        Ok(names)
+    }
+
     /// What is still to be done of changes that were committed, in their order.
     ///
     /// # Errors

@@ -70,6 +70,27 @@ pub struct PatchEntry {
     pub new: Option<PathVersion>,
 }
 
+impl PatchEntry {
+    /// Bytes of what is told of another path and kept for this one, too.
+    fn repeated(&self) -> u64 {
+        let versions = [&self.old, &self.new].into_iter().flatten();
+        let bytes = versions.filter(|version| version.first_name.is_some());
+        let bytes = bytes.map(|version| {
+            let xattrs = version.metadata.xattrs.iter();
+            // In memory each takes more than its bytes.
+            let xattrs: usize = xattrs
+                .map(|(name, value)| name.len() + value.len() + 64)
+                .sum();
+            let target = match &version.content {
+                Content::Symlink { target } => target.len(),
+                _ => 0,
+            };
+            (xattrs + target) as u64
+        });
+        bytes.sum()
+    }
+}
+
 /// A content that is in the patch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PatchContent {
@@ -139,12 +160,18 @@ impl PatchTable {
             return Err("has too many paths");
         }
         let mut entries: Vec<PatchEntry> = Vec::new();
+        // A name of a file that another name tells of repeats all of it.
+        let mut repeated = 0;
         for _ in 0..count {
             let path = parser.counted(PATH_MAX).ok_or(SHORT)?.to_vec();
             check_path(&path)?;
             let old = decode_version(&mut parser, &entries, |entry| entry.old.as_ref())?;
             let new = decode_version(&mut parser, &entries, |entry| entry.new.as_ref())?;
             let entry = PatchEntry { path, old, new };
+            repeated += entry.repeated();
+            if repeated > TABLE_MAX {
+                return Err("has files of too many names, with too much to tell of each");
+            }
             check_entry(&entry, entries.last())?;
             entries.push(entry);
         }

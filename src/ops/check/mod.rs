@@ -5,6 +5,7 @@
 //! looked at again while changes of its family wait, and a missing object while no operation runs.
 //! Both hold in the process that the guests are served by; no other can be sure.
 
+mod changes;
 mod fix;
 mod layers;
 mod objects;
@@ -133,6 +134,7 @@ pub fn run_for_repair(
         findings.report.images += 1;
     }
     directories(context, &mut findings)?;
+    changes::check(context, options, &mut findings)?;
     progress.message("objects");
     objects::check(context, options, progress, &mut findings)?;
     Ok((findings.report, findings.fixes))

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::ops::report::ApplyReport;
 use crate::progress::Progress;
+use crate::store::Store;
 use crate::store::catalog::{Change, Family, ImageRole, Reads};
 use crate::store::metadata::Time;
 
@@ -144,6 +145,10 @@ pub fn apply(
     let change = store.catalog().next_change_id()?;
     let _readers = store.alter_placement()?;
     store.keep_change(change, plan.patch.file(), &steps)?;
+    if let Err(error) = prove_kept(store, change, &plan.patch) {
+        store.drop_uncommitted()?;
+        return Err(error);
+    }
     store.sync()?;
     let transaction = store.catalog().transaction()?;
     transaction.add_change(&Change {
@@ -172,4 +177,16 @@ pub fn apply(
         log::warn!("change {change} is made, but placement: {error}");
     }
     Ok(report)
+}
+
+/// That the store has got the very patch that was looked at: whoever made it may have written to it since.
+fn prove_kept(store: &Store, change: i64, patch: &PatchFile) -> Result<()> {
+    let kept = PatchFile::open(&store.change_path(change));
+    match kept.is_ok_and(|kept| kept.digest() == patch.digest()) {
+        true => Ok(()),
+        false => Err(
+            Error::failed("the patch", "it was altered while it was read")
+                .remedy("stop what writes to it, and try again"),
+        ),
+    }
 }

@@ -14,7 +14,7 @@ pub use apply::{ApplyOptions, ApplyPlan, OnConflict, apply, plan};
 pub use create::{CreateOptions, create};
 pub use decide::Conflict;
 pub use show::{ShowOptions, show};
-pub use unfinished::finish_left;
+pub use unfinished::{check_left, finish_left};
 
 use super::report::{PatchContents, PatchReport};
 use crate::archive::patch::{PatchTable, PathVersion, PublicKey};

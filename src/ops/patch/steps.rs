@@ -17,7 +17,7 @@ use crate::filesystem::node::Node;
 use crate::filesystem::set_attributes::{Changes, NewTime};
 use crate::path_bytes::PathBytes;
 use crate::store::metadata::{Content, Metadata, Time};
-use crate::store::number::Number;
+use crate::store::number::{ImageId, Number};
 use crate::store::objects::Objects;
 
 /// The steps of one image. Positions are those of the patch's table.
@@ -91,6 +91,19 @@ impl Steps {
             .map_err(|error| Error::failed(about, error).remedy("run `foldfs check`"))
     }
 
+    /// Refuses steps of another patch.
+    ///
+    /// # Errors
+    /// They are.
+    pub(super) fn refuse_other(&self, table: &PatchTable, image: ImageId) -> Result<()> {
+        let entries = table.entries.len();
+        if self.follow.iter().any(|&index| index >= entries) {
+            let object = format!("changes/: steps of image {image}");
+            return Err(Error::failed(object, "they are not of this patch"));
+        }
+        Ok(())
+    }
+
     /// Carries them out. The contents are objects.
     ///
     /// # Errors
@@ -102,14 +115,7 @@ impl Steps {
         table: &PatchTable,
     ) -> Result<()> {
         let image = filesystem.view.layer.image();
-        if self
-            .follow
-            .iter()
-            .any(|&index| index >= table.entries.len())
-        {
-            let object = format!("changes/: steps of image {image}");
-            return Err(Error::failed(object, "they are not of this patch"));
-        }
+        self.refuse_other(table, image)?;
         let observed = observe(filesystem, objects, table)?;
         let run = Run {
             steps: self,

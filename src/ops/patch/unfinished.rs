@@ -7,9 +7,9 @@ use super::steps::Steps;
 use crate::archive::patch::PatchFile;
 use crate::error::{Error, Result};
 use crate::ops::Context;
-use crate::store::Access;
 use crate::store::catalog::{Image, Reads};
 use crate::store::number::ImageId;
+use crate::store::{Access, Store};
 
 /// Images that nobody else gets to use.
 pub(super) struct Withheld<'a> {
@@ -59,15 +59,38 @@ impl Drop for Withheld<'_> {
     }
 }
 
-/// Carries out what is left of all changes. What cannot be is logged, and those images are withheld.
+/// Carries out what is left of all changes. What cannot be is logged, and those images are withheld
+/// until a later call can.
 pub fn finish_left(context: &Context) {
-    if context.store.access() == Access::Write {
-        let dropped = context.store.drop_uncommitted();
-        if let Err(error) = dropped.and_then(|()| finish(context)) {
-            log::error!("{error}");
+    let left = match context.store.unfinished_changes() {
+        Ok(left) => left,
+        Err(error) => return log::error!("{error}"),
+    };
+    if left.is_empty() {
+        return;
+    }
+    if context.store.access() == Access::Write
+        && let Err(error) = finish(context)
+    {
+        log::error!("{error}");
+    }
+    let still = withhold_unfinished(context);
+    for (_, image) in left {
+        if still.as_ref().is_some_and(|still| !still.contains(&image)) {
+            context.images.give_back(image);
         }
     }
-    withhold_unfinished(context);
+}
+
+/// Whether what an image lacks of a change can be read, and is of that change.
+///
+/// # Errors
+/// It is damaged, or its patch is, or missing.
+pub fn check_left(store: &Store, change: i64, image: ImageId) -> Result<()> {
+    let about = format!("changes/{change}-{image}");
+    let steps = Steps::decode(&store.change_steps(change, image)?, &about)?;
+    let patch = PatchFile::open(&store.change_path(change))?;
+    steps.refuse_other(patch.table(), image)
 }
 
 /// Carries out what is left of all changes.
@@ -75,6 +98,13 @@ pub fn finish_left(context: &Context) {
 /// # Errors
 /// Those of the host: the first one; other images are brought along nonetheless.
 pub(super) fn finish(context: &Context) -> Result<()> {
+    finish_all(context).map_err(|error| {
+        let cause = format!("a change is made, but not in all images: {}", error.cause);
+        Error { cause, ..error }
+    })
+}
+
+fn finish_all(context: &Context) -> Result<()> {
     let store = &context.store;
     let left = store.unfinished_changes()?;
     if left.is_empty() {
@@ -92,13 +122,7 @@ pub(super) fn finish(context: &Context) -> Result<()> {
         for &(change, image) in changes {
             match finish_image(context, &patch, change, image) {
                 Ok(()) => done.push((change, image)),
-                Err(error) => {
-                    let cause = format!(
-                        "change {change} is made, but not in this image: {}",
-                        error.cause
-                    );
-                    outcome = outcome.and(Err(Error { cause, ..error }));
-                }
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
     }

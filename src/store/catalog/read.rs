@@ -375,6 +375,15 @@ pub trait Reads {
         self.with(|c| Ok(first(c, sql, [id], |row| Ok(row.get::<_, i64>(0)?))?.is_some()))
     }
 
+    /// The ids of all changes, in their order.
+    fn change_ids(&self) -> Result<Vec<i64>> {
+        self.with(|c| {
+            let mut statement = c.prepare_cached("SELECT id FROM changes ORDER BY id")?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
     /// The id that the next change gets: never one that there was before.
     fn next_change_id(&self) -> Result<i64> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'changes'";

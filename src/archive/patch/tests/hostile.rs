@@ -303,3 +303,36 @@ proptest! {
         prop_assert!(PatchTable::decode(&bytes).map(|table| table.encode() == bytes).unwrap_or(true));
     }
 }
+
+#[test]
+fn names_that_repeat_what_is_told_of_a_file_do_not_fill_the_memory() {
+    let directory = directory();
+    let path = directory.path().join("p");
+    let mut version = version(Content::Fifo).unwrap();
+    for number in 0..15 {
+        let name = format!("user.{number}").into_bytes();
+        let xattrs = &mut version.metadata.xattrs;
+        xattrs.insert(name.into(), vec![0; 1 << 16].into());
+    }
+    let table = |names: usize| {
+        let mut entries = vec![entry("0", None, Some(version.clone()))];
+        let more = (1..names).map(|name| {
+            let version = PathVersion {
+                metadata: metadata(0),
+                ..version.clone()
+            };
+            entry(&format!("1-{name:04}"), None, other_name(0, Some(version)))
+        });
+        entries.extend(more);
+        let table = PatchTable {
+            entries,
+            ..PatchTable::default()
+        };
+        table.encode()
+    };
+    seal(&path, b"", &table(50));
+    assert_eq!(PatchFile::open(&path).unwrap().table().entries.len(), 50);
+    seal(&path, b"", &table(5000));
+    let error = refused(PatchFile::open(&path));
+    assert!(error.contains("too many names"), "{error}");
+}
