@@ -12,7 +12,7 @@ use super::perform;
 use super::report::{Finding, Report};
 use super::request::{Call, Request};
 use crate::progress::{Progress, Silent};
-use crate::store::catalog::{ImageRole, NewFamily, NewImage, Share};
+use crate::store::catalog::{ImageRole, NewFamily, NewImage, Reads, Share};
 use crate::store::digest::Digest;
 use crate::store::draft::write_mark;
 use crate::store::layout;
@@ -226,6 +226,36 @@ fn a_check_does_not_miss_what_is_collected_meanwhile() {
     assert!(!fixture.has(&garbage));
     let object = layout::object_name(&garbage);
     let missed = |finding: &Finding| finding.object.to_string().contains(&object);
+    assert!(!report.findings.iter().any(missed), "{report:?}");
+}
+
+/// Removes an image when a check is about to look at it.
+struct Removing<'a>(&'a Fixture);
+
+impl Progress for Removing<'_> {
+    fn total(&self, _bytes: u64) {}
+    fn advance(&self, _bytes: u64) {}
+    fn message(&self, text: &str) {
+        if text == "image web" {
+            let request = Request::Remove {
+                name: String::from("web"),
+            };
+            let dry_run = false;
+            perform(&self.0.context, &Call { request, dry_run }, &Silent).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_removed_while_it_is_checked_is_not_damaged() {
+    let fixture = Fixture::new();
+    let image = fixture.family(fixture.object("shared"));
+    let options = check::Options { content: false };
+    let report = check::run(&fixture.context, options, &Removing(&fixture)).unwrap();
+    let catalog = fixture.context.store.catalog();
+    assert!(catalog.image(image).unwrap().is_none());
+    let directory = format!("images/{image}");
+    let missed = |finding: &Finding| finding.object.to_string().contains(&directory);
     assert!(!report.findings.iter().any(missed), "{report:?}");
 }
 

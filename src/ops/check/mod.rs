@@ -143,8 +143,19 @@ pub fn run_for_repair(
 /// How often a finding beside another process is looked for again.
 const LOOKS: usize = 5;
 
-/// One image's private layer.
+/// One image's private layer. Nothing is found in an image that is removed meanwhile: its directory goes
+/// once the catalog does not have it any more.
 fn layer(context: &Context, image: &Image) -> Result<Findings> {
+    let found = looked_at_again(context, image)?;
+    let is_sound = found.report.findings.is_empty();
+    if !is_sound && context.store.catalog().image(image.id)?.is_none() {
+        return Ok(Findings::default());
+    }
+    Ok(found)
+}
+
+/// What is found in an image more than once, where it is found beside somebody at work.
+fn looked_at_again(context: &Context, image: &Image) -> Result<Findings> {
     let look = || {
         let mut findings = Findings::default();
         // Now: guests make new ones all the time.
@@ -162,10 +173,6 @@ fn layer(context: &Context, image: &Image) -> Result<Findings> {
         // Another process may be at work, whose locks are its own: what it has half done is done soon.
         for _ in 0..LOOKS {
             std::thread::sleep(Duration::from_millis(50));
-            if context.store.catalog().image(image.id)?.is_none() {
-                // It was being removed.
-                return Ok(Findings::default());
-            }
             let before = std::mem::replace(&mut found, look()?);
             let known = &before.report.findings;
             found
