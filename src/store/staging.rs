@@ -36,13 +36,17 @@ impl StagingDirectory {
                 Err(Errno::EXIST) => continue,
                 Err(errno) => return Err(errno).about("staging"),
             }
+            // Somebody who empties staging may be quicker than the lock, or than that.
+            let directory = match open(staging, name.as_bytes()) {
+                Err(Errno::NOENT) => continue,
+                opened => opened.about("staging")?,
+            };
             let made = Self {
                 staging: staging.try_clone_to_owned().about("staging")?,
-                directory: open(staging, name.as_bytes()).about("staging")?,
+                directory,
                 name,
                 removed_on_drop: true,
             };
-            // Somebody who empties staging may have been quicker than the lock.
             if lock(made.directory.as_fd()).about("staging")?
                 && fs::fstat(&made.directory).about("staging")?.st_nlink > 0
             {
@@ -188,6 +192,8 @@ fn lock(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -213,6 +219,33 @@ mod tests {
         assert!(path.join(held.name()).join("file").exists());
         held.discard().unwrap();
         assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn making_one_while_others_are_emptied() {
+        let temporary = tempfile::tempdir().unwrap();
+        let staging: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let done = AtomicBool::new(false);
+        let made = std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        empty(staging.as_fd(), |_, _| Ok(())).unwrap();
+                    }
+                });
+            }
+            let one_by_one = || {
+                for _ in 0..1000 {
+                    let made = StagingDirectory::new(staging.as_fd(), "import")?;
+                    durable::create(made.directory(), b"file", 0o600).about("file")?;
+                }
+                Ok::<(), Error>(())
+            };
+            let made = one_by_one();
+            done.store(true, Ordering::Relaxed);
+            made
+        });
+        made.unwrap();
     }
 
     #[test]
