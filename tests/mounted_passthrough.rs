@@ -138,6 +138,37 @@ fn object_of(store: &TestStore, image: &str, path: &str) -> PathBuf {
 }
 
 #[test]
+fn an_object_stays_open_until_its_image_has_content_of_its_own_or_is_unmounted() {
+    let Some(twins) = twins("an_object_stays_open_until_its_image_has_content_of_its_own") else {
+        return;
+    };
+    let object = object_of(&twins.store, "first", "usr/data");
+    let daemon = twins.store.daemons()[0];
+    let descriptors = || {
+        let all = fs::read_dir(format!("/proc/{daemon}/fd")).unwrap();
+        let targets = all.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        targets.filter(|target| *target == object).count()
+    };
+    for _ in 0..3 {
+        for mounted in [&twins.first, &twins.second] {
+            assert_eq!(fs::read(mounted.join("usr/data")).unwrap(), data());
+        }
+    }
+    assert_eq!(descriptors(), 2);
+    writer(&twins.first.join("usr/data"))
+        .write_all_at(b"mine", 0)
+        .unwrap();
+    let mut expected = data();
+    expected[..4].copy_from_slice(b"mine");
+    assert_eq!(fs::read(twins.first.join("usr/data")).unwrap(), expected);
+    assert_eq!(descriptors(), 1);
+    assert_eq!(fs::read(twins.second.join("usr/data")).unwrap(), data());
+    twins.second.unmount();
+    assert_eq!(descriptors(), 0);
+    assert_eq!(fs::read(twins.first.join("usr/data")).unwrap(), expected);
+}
+
+#[test]
 fn who_reads_a_shared_file_directly_goes_on_reading_it() {
     let Some(twins) = twins("who_reads_a_shared_file_directly_goes_on_reading_it") else {
         return;

@@ -53,6 +53,7 @@ impl Filesystem {
         if let Backing::Object {
             size,
             digest: Some(digest),
+            ..
         } = &open.backing
             && length as u64 != size.saturating_sub(offset).min(buffer.len() as u64)
         {
@@ -224,7 +225,10 @@ impl Filesystem {
         match &handle.direct {
             Some(open) => {
                 self.refuse_damaged(open)?;
-                Ok(open.clone())
+                match self.is_outdated(open) {
+                    true => Err(Errno::IO.into()),
+                    false => Ok(open.clone()),
+                }
             }
             None => self.open_to_read(&handle.node),
         }

@@ -362,6 +362,7 @@ impl Filesystem {
             return Err(failure);
         }
         let bytes = steady.bytes();
+        let epoch = self.store.objects().verification().epoch();
         let mut state = node.state.lock();
         state.direct_is_folded();
         if state.open.is_some() {
@@ -370,6 +371,7 @@ impl Filesystem {
                 backing: Backing::Object {
                     size: bytes,
                     digest: Some(digest),
+                    epoch,
                 },
                 shown_times: AtomicBool::new(false),
             }));

@@ -189,6 +189,19 @@ impl Images {
         self.live.lock().get(&image).and_then(Weak::upgrade)
     }
 
+    /// Closes the objects that live images keep open although nobody reads them.
+    pub fn close_kept(&self) {
+        let live: Vec<_> = self
+            .live
+            .lock()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for filesystem in live {
+            filesystem.close_kept();
+        }
+    }
+
     /// Has `removal` take an image out of the catalog, unless somebody uses the image. Nobody can
     /// bring it to life meanwhile, and nobody finds it afterwards.
     ///

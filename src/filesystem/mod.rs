@@ -32,11 +32,14 @@ mod follow;
 pub mod handles;
 pub mod hold;
 pub mod images;
+mod kept;
 #[cfg(test)]
 mod name_tests;
 pub mod node;
 pub mod open;
 pub mod passthrough;
+#[cfg(test)]
+mod passthrough_tests;
 mod promote;
 mod promote_content;
 mod recall;

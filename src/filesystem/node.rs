@@ -53,6 +53,8 @@ pub enum Backing {
         size: u64,
         /// Which; none where the size is 0.
         digest: Option<Digest>,
+        /// When it was opened: [`crate::store::verification::Verification::epoch`].
+        epoch: u64,
     },
     /// The private file, open for reading.
     Private,

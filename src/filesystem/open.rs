@@ -144,8 +144,48 @@ impl Filesystem {
         if let Some(open) = open {
             return Ok(open);
         }
-        let opened = Arc::new(self.open_host(node, OFlags::RDONLY, Look::Full)?);
+        let opened = match self.kept(node)? {
+            Some(open) => open,
+            None => Arc::new(self.open_host(node, OFlags::RDONLY, Look::Full)?),
+        };
         Ok(node.state.lock().open.get_or_insert(opened).clone())
+    }
+
+    /// A shared file's object, if it is open since an earlier handle, and still the one. With `names`
+    /// held.
+    fn kept(&self, node: &Arc<Node>) -> Outcome<Option<Arc<OpenFile>>> {
+        let (Source::Shared(shared), Some(open)) = (node.source(), self.kept_open(node)) else {
+            return Ok(None);
+        };
+        let inode = self.shared_inode(node, shared)?;
+        let now = match inode.content {
+            Content::Regular { size, digest } => Some((size, digest)),
+            _ => None,
+        };
+        let size = match open.backing {
+            Backing::Object { size, digest, .. } if now == Some((size, digest)) => size,
+            _ => return Ok(None),
+        };
+        self.refuse_damaged(&open)?;
+        let stat = fs::fstat(&open.file)?;
+        // Who lays hands on an object has it looked at as if it were opened first.
+        let is_whole = stat.st_nlink > 0 && stat.st_size as u64 == size;
+        Ok((is_whole && !self.is_outdated(&open)).then_some(open))
+    }
+
+    /// Whether an object has been replaced by a sound one since it was opened.
+    pub(super) fn is_outdated(&self, open: &OpenFile) -> bool {
+        match &open.backing {
+            Backing::Object {
+                digest: Some(digest),
+                epoch,
+                ..
+            } => {
+                let verification = self.store.objects().verification();
+                verification.is_replaced_since(digest, *epoch)
+            }
+            _ => false,
+        }
     }
 
     /// The open file of a node that has a handle or writer, opened now if it is not.
@@ -153,7 +193,16 @@ impl Filesystem {
         let open = node.state.lock().open.clone();
         if let Some(open) = open {
             self.refuse_damaged(&open)?;
-            return Ok(open);
+            if !self.is_outdated(&open) {
+                return Ok(open);
+            }
+            let mut state = node.state.lock();
+            let is_ours = |now: &mut Arc<OpenFile>| Arc::ptr_eq(now, &open);
+            let old = state.open.take_if(is_ours);
+            drop(state);
+            if old.is_some() {
+                self.leave_direct_readers(node)?;
+            }
         }
         let _names = self.names.read();
         self.open_now(node)
@@ -234,6 +283,7 @@ impl Filesystem {
     /// EIO when there is none, it has not the size that it must have, or it is known or found to be
     /// damaged: rather than wrong bytes.
     fn open_object(&self, digest: Option<Digest>, size: u64, look: Look) -> Outcome<OpenFile> {
+        let epoch = self.store.objects().verification().epoch();
         let file = match digest {
             Some(digest) => {
                 let objects = self.store.objects();
@@ -250,7 +300,11 @@ impl Filesystem {
         };
         Ok(OpenFile {
             file,
-            backing: Backing::Object { size, digest },
+            backing: Backing::Object {
+                size,
+                digest,
+                epoch,
+            },
             shown_times: AtomicBool::new(false),
         })
     }

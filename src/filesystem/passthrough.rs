@@ -22,10 +22,12 @@ use rustix::io::Errno;
 
 use super::Filesystem;
 use super::failure::Outcome;
-use super::node::{Backing, Node, OpenFile, Place};
+use super::kept::{Connection, Kept, KeptFiles};
+use super::node::{Backing, Node, OpenFile, Place, Source};
 use super::open::open_private;
 use super::transport::{Host, Identity, Mode, Register, Registered};
 use crate::store::metadata::FileType;
+use crate::store::number::Number;
 use crate::sys::detached::{DetachedMount, Writable};
 use crate::sys::lease::ReadLease;
 use crate::sys::xattr;
@@ -55,6 +57,7 @@ pub struct Passthrough {
     read_only: DetachedMount,
     writable: DetachedMount,
     coherent: Vec<Vec<Box<[u8]>>>,
+    kept: KeptFiles,
 }
 
 impl Passthrough {
@@ -78,6 +81,7 @@ impl Passthrough {
             read_only: DetachedMount::of(store, Writable::No)?,
             writable: DetachedMount::of(store, Writable::Yes)?,
             coherent: coherent.into_iter().map(names).collect(),
+            kept: KeptFiles::new(),
         })
     }
 
@@ -115,10 +119,15 @@ impl Filesystem {
     /// From now on a transport hears what it has to tell the kernel, and files are direct where they
     /// can be.
     pub fn serve(&self, upcall: Arc<dyn Upcall>, passthrough: Option<Arc<Passthrough>>) {
-        *self.transport.write() = Serving {
-            upcall: Some(upcall),
-            passthrough,
-        };
+        let before = std::mem::replace(
+            &mut *self.transport.write(),
+            Serving {
+                upcall: Some(upcall),
+                passthrough,
+                connection: Some(Connection::new()),
+            },
+        );
+        drop(before);
     }
 
     fn passthrough(&self) -> Option<Arc<Passthrough>> {
@@ -157,6 +166,7 @@ impl Filesystem {
     /// A file is about to be promoted: who has the object open directly keeps it. With `names` held
     /// for writing.
     pub(super) fn leave_direct_readers(&self, node: &Arc<Node>) -> Outcome<()> {
+        self.transport.read().close_kept(node.number);
         let flipped = node
             .state
             .lock()
@@ -226,9 +236,7 @@ impl Filesystem {
                 (None, None, _) => Mode::Cached,
                 (None, Some(wanted), None) => {
                     drop(state);
-                    registered = passthrough
-                        .as_ref()
-                        .and_then(|passthrough| passthrough.register(wanted, &open, register));
+                    registered = self.registered(node, wanted, &open, register);
                     host = host.filter(|_| registered.is_some());
                     continue;
                 }
@@ -257,6 +265,44 @@ impl Filesystem {
                 self.forget_attributes(nodeid);
             }
             return Ok((way, open));
+        }
+    }
+
+    /// A host file as registered with the kernel, now or before; that of a shared file is kept.
+    fn registered(
+        &self,
+        node: &Arc<Node>,
+        host: Host,
+        open: &Arc<OpenFile>,
+        register: Register<'_>,
+    ) -> Option<Registered> {
+        let serving = self.transport.read();
+        let kept = serving.kept(node.number);
+        if let Some(kept) = kept.filter(|kept| Arc::ptr_eq(&kept.open, open)) {
+            return Some(kept.registered);
+        }
+        let registered = serving.passthrough.as_ref()?;
+        let registered = registered.register(host, open, register)?;
+        if host == Host::Object && matches!(node.source(), Source::Shared(_)) {
+            let kept = Kept {
+                open: open.clone(),
+                registered: registered.clone(),
+            };
+            serving.keep(node.number, kept);
+        }
+        Some(registered)
+    }
+
+    /// What is kept open of a shared file's object. It may be another one's by now.
+    pub(super) fn kept_open(&self, node: &Arc<Node>) -> Option<Arc<OpenFile>> {
+        let kept = self.transport.read().kept(node.number)?;
+        Some(kept.open)
+    }
+
+    /// Closes what nobody has open: see [`super::kept`].
+    pub fn close_kept(&self) {
+        if let Some(passthrough) = self.passthrough() {
+            passthrough.kept.close_all();
         }
     }
 
@@ -338,62 +384,34 @@ impl Passthrough {
 pub(super) struct Serving {
     upcall: Option<Arc<dyn Upcall>>,
     passthrough: Option<Arc<Passthrough>>,
+    connection: Option<Connection>,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-
-    use rustix::fs::Mode;
-
-    use super::super::open::OpenFlags;
-    use super::super::test_image::TestImage;
-    use super::*;
-
-    #[test]
-    fn the_kernel_could_not_open_an_object_for_writing() {
-        let image = TestImage::new();
-        // Detached mounts are root's.
-        let Ok(passthrough) = Passthrough::new(image.store.root(), []) else {
-            assert!(!rustix::process::geteuid().is_root());
-            return;
-        };
-        let upcall = Arc::new(Nobody);
-        image.fs.serve(upcall, Some(Arc::new(passthrough)));
-        let reopened = |name: &str, write: bool| {
-            let found = std::cell::Cell::new(None);
-            let register = |file: BorrowedFd<'_>| {
-                // As the kernel does: the O_PATH descriptor with the flags of who opens.
-                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                let opened = fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-                found.set(Some(opened.map(drop)));
-                Ok(Registered(Arc::new(())))
-            };
-            let flags = OpenFlags {
-                write,
-                ..OpenFlags::default()
-            };
-            let node = image.node(name);
-            let (handle, way) = image.fs.open_at(&node, 0, flags, &register).unwrap();
-            image.fs.release(handle);
-            (found.get(), matches!(way, Way::Direct(_)))
-        };
-        let refused = Some(Err(Errno::ROFS));
-        assert_eq!(reopened("dir/file", false), (refused, true));
-        // Whoever may write is never given the object.
-        assert_eq!(reopened("dir/file", true), (None, false));
-        let handle = image.writer(&image.node("dir/file"));
-        image
-            .fs
-            .write(handle, 0, b"mine", super::super::data::SetId::Keep)
-            .unwrap();
-        image.fs.release(handle);
-        assert_eq!(reopened("dir/file", true), (Some(Ok(())), true));
+impl Serving {
+    fn kept(&self, number: Number) -> Option<Kept> {
+        self.passthrough
+            .as_ref()?
+            .kept
+            .get(self.connection?, number)
     }
 
-    struct Nobody;
+    fn keep(&self, number: Number, kept: Kept) {
+        if let (Some(passthrough), Some(connection)) = (&self.passthrough, self.connection) {
+            passthrough.kept.keep(connection, number, kept);
+        }
+    }
 
-    impl Upcall for Nobody {
-        fn forget_attributes(&self, _nodeid: u64) {}
+    fn close_kept(&self, number: Number) {
+        if let (Some(passthrough), Some(connection)) = (&self.passthrough, self.connection) {
+            passthrough.kept.close(connection, number);
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let (Some(passthrough), Some(connection)) = (&self.passthrough, self.connection) {
+            passthrough.kept.close_connection(connection);
+        }
     }
 }

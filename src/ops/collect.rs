@@ -105,6 +105,7 @@ pub fn apply(context: &Context, plan: &Plan) -> Result<CollectReport> {
     match removed {
         Ok(removed) => {
             withdrawn.discard()?;
+            context.images.close_kept();
             Ok(report(plan.examined, &removed))
         }
         Err(error) => {

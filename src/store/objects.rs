@@ -158,7 +158,7 @@ impl Objects {
         let object = layout::object_name(digest);
         let (to, flags) = (self.directory.as_fd(), RenameFlags::empty());
         durable::rename(from, name, to, object.as_bytes(), flags).about(about(digest))?;
-        self.verification.is_mended(digest);
+        self.verification.is_replaced(digest);
         Ok(())
     }
 

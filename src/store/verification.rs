@@ -1,9 +1,9 @@
 //! Which objects are known to be damaged, and how many of those that are opened are verified first.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -42,6 +42,9 @@ pub struct Verification {
     damaged: Mutex<BTreeMap<Digest, String>>,
     /// `damaged` is not empty: all that the usual read looks at.
     any_damaged: AtomicBool,
+    /// Which objects have got another file, and the epoch that began with it.
+    replaced: Mutex<HashMap<Digest, u64>>,
+    epoch: AtomicU64,
 }
 
 impl Verification {
@@ -126,10 +129,35 @@ impl Verification {
     pub fn is_mended(&self, digest: &Digest) {
         if self.any_damaged.load(Ordering::Acquire) {
             let mut damaged = self.damaged.lock();
-            damaged.remove(digest);
+            if damaged.remove(digest).is_some() {
+                self.replace(digest);
+            }
             self.any_damaged
                 .store(!damaged.is_empty(), Ordering::Release);
         }
+    }
+
+    /// Another file has got the object's name in the place of a damaged one, known as such or not.
+    pub fn is_replaced(&self, digest: &Digest) {
+        self.replace(digest);
+        self.is_mended(digest);
+    }
+
+    fn replace(&self, digest: &Digest) {
+        let mut replaced = self.replaced.lock();
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        replaced.insert(*digest, epoch);
+    }
+
+    /// To be asked before an object is opened, for [`Verification::is_replaced_since`].
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether who opened an object after it had asked for the epoch may have the damaged file open.
+    pub fn is_replaced_since(&self, digest: &Digest, epoch: u64) -> bool {
+        let is_later = |at: &u64| *at > epoch;
+        self.epoch() != epoch && self.replaced.lock().get(digest).is_some_and(is_later)
     }
 
     /// The objects that were found damaged in this process, and why.

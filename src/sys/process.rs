@@ -27,6 +27,12 @@ pub fn raise_descriptor_limit() -> rustix::io::Result<()> {
     setrlimit(Resource::Nofile, limit)
 }
 
+/// How many descriptors this process may have.
+pub fn descriptor_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// A capability (capabilities(7)), by its bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
