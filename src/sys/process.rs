@@ -16,12 +16,23 @@ pub fn entry_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// Lets this process have as many descriptors as root may give it.
+/// Lets this process have as many descriptors as the kernel allows (fs.nr_open, proc(5)), or, without
+/// CAP_SYS_RESOURCE, as whoever started it has left to it.
 ///
 /// # Errors
-/// The limit cannot be set: never for root, unless it is above the kernel's (fs.nr_open).
+/// The limit cannot be set: never, but for a limit above the kernel's.
 pub fn raise_descriptor_limit() -> rustix::io::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open");
+    if let Some(most) = most.ok().and_then(|text| text.trim().parse().ok()) {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        if setrlimit(Resource::Nofile, limit).is_ok() {
+            return Ok(());
+        }
+    }
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)
