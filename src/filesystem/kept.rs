@@ -79,8 +79,11 @@ impl KeptFiles {
         let mut files = self.files.lock();
         let is_crowded = files.len() == files.cap().get() && !files.contains(&key);
         let before = files.push(key, kept);
-        if is_crowded && self.crowded.fetch_add(1, Ordering::Relaxed) % STAYS != 0 {
-            files.demote(&key);
+        if is_crowded {
+            let before = self.crowded.fetch_add(1, Ordering::Relaxed);
+            if !before.is_multiple_of(STAYS) {
+                files.demote(&key);
+            }
         }
         drop(files);
         drop(before);
