@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 
 use family::guest::Guest;
 use family::{Fixture, Snapshot, settle_at, symlink, write};
+use foldfs::filesystem::data::SetId;
+use foldfs::filesystem::open::OpenFlags;
+use foldfs::filesystem::transport::Register;
 use foldfs::fold::placement;
 use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict};
 use foldfs::ops::report::ApplyReport;
@@ -24,6 +27,7 @@ use foldfs::progress::Silent;
 use foldfs::store::catalog::Share;
 use patch_model::merge;
 use proptest::prelude::*;
+use rustix::io::Errno;
 
 /// Images that a change is applied to; the first is the base.
 const IMAGES: [&str; 3] = ["f", "one", "two"];
@@ -335,55 +339,68 @@ fn what_is_held_stays() {
 }
 
 #[test]
-fn an_image_in_use_is_left_alone() {
+fn an_image_in_use_gets_it_through_what_uses_it() {
     let world = World::new();
     world.clone("f", "old");
     world.clone("f", "new");
+    world.guest("new").write("etc/hosts", b"patched").unwrap();
+    world.guest("new").write("usr/a", b"patched").unwrap();
     world.guest("new").create("etc/added").unwrap();
     let file = world.create("old", "new");
+    let used = world.guest("one");
+    let seen = used.0.clone();
+    let number = |path: &str| family::find(&seen, path).unwrap().0.number;
+    let (hosts, etc) = (number("etc/hosts"), number("etc"));
+    assert!(family::find(&seen, "etc/added").is_none());
+    // Open for writing, although nothing is written yet.
+    let replaced = seen.node(hosts).unwrap();
+    let node = seen.node(number("usr/a")).unwrap();
+    let flags = OpenFlags {
+        write: true,
+        ..OpenFlags::default()
+    };
+    let handle = seen.open(&node, flags).unwrap();
+    let reader = seen.open(&seen.node(hosts).unwrap(), OpenFlags::default());
+    let reader = reader.unwrap();
+
+    let report = world.apply(&file, OnConflict::Keep);
+    let names = ["usr/a", "usr/sub/c"].map(String::from);
+    assert_eq!(conflicts(&report, "one"), BTreeSet::from(names));
+    assert_eq!(conflicts(&report, "f"), BTreeSet::new());
+    assert_ne!(number("etc/hosts"), hosts);
+    assert_eq!(number("etc"), etc);
+    assert!(family::find(&seen, "etc/added").is_some());
+    let mut old = [0; 4];
+    assert_eq!(seen.read(reader, 0, &mut old).unwrap(), 4);
+    assert_eq!(&old, b"old\n");
+    seen.release(reader);
+    // Who had looked the name up before, and comes to open it now.
+    let register: Register<'_> = &|_| Err(std::io::ErrorKind::Unsupported.into());
+    let stale = seen.open_at(&replaced, 0, flags, register).unwrap_err();
+    assert_eq!(stale.errno(), Errno::STALE);
+    let read = seen.open_at(&replaced, 0, OpenFlags::default(), register);
+    seen.release(read.unwrap().0);
+    drop(replaced);
+    seen.write(handle, 0, b"mine", SetId::Keep).unwrap();
+    seen.release(handle);
+    drop((node, used, seen));
+    let one = world.fixture.snapshot("one");
+    assert_eq!(&one["usr/a"].content[..4], b"mine");
+    assert_eq!(&one["etc/hosts"].content[..7], b"patched");
+    world.assert_sound();
+
     let context = &world.fixture.context;
-    let options = ApplyOptions {
+    let other = ApplyOptions {
         file,
         keys: Vec::new(),
-        family: "f".into(),
+        family: "one".into(),
         on_conflict: OnConflict::Keep,
         who: String::new(),
         why: String::new(),
     };
-    let used = world.fixture.filesystem("two");
-    let error = patch::plan(context, &options, &Silent).err().unwrap();
-    assert_eq!(error.kind.exit_code(), 4, "{error}");
-    assert!(
-        error.to_string().contains("image two: it is in use"),
-        "{error}"
-    );
-    drop(used);
-    // While it is applied, nobody else gets to use it.
-    let plan = patch::plan(context, &options, &Silent).unwrap();
-    let error = context
-        .images
-        .filesystem(world.fixture.image("one").id)
-        .err()
-        .unwrap();
-    assert!(error.to_string().contains("is being applied"), "{error}");
-    drop(plan);
-    world.fixture.filesystem("one");
-    let again = options.clone();
-    let plan = patch::plan(context, &again, &Silent).unwrap();
-    assert!(patch::apply(context, plan, &Silent).unwrap().applied);
-    let error = patch::plan(
-        context,
-        &ApplyOptions {
-            family: "one".into(),
-            ..again
-        },
-        &Silent,
-    );
-    let error = error.err().unwrap();
-    assert!(
-        error.to_string().contains("there is no such family"),
-        "{error}"
-    );
+    let error = patch::plan(context, &other, &Silent).err().unwrap();
+    let error = error.to_string();
+    assert!(error.contains("there is no such family"), "{error}");
 }
 
 #[test]

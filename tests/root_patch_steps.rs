@@ -173,7 +173,7 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
     let _alone = fault::alone();
     let (fixture, patch) = fixture();
     let (old, new) = (fixture.snapshot("f"), fixture.snapshot("new"));
-    let mut tried = 0;
+    let (mut tried, mut whole) = (0, 0);
     for at in (0..).step_by(7) {
         let fixture = fixture.copy_in_memory();
         let before = snapshots(&fixture);
@@ -184,10 +184,22 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
             let fails = now >= at && matches!(step, Step::Create | Step::Write);
             if fails { Err(Errno::NOSPC) } else { Ok(()) }
         })));
+        let used = fixture.filesystem("one");
         let outcome = apply(&fixture, &patch);
         durable::set_hook(None);
         if outcome.is_ok() {
             break;
+        }
+        // Whoever uses it sees none of the change, or no name at all.
+        match used.lookup(used.root(), b"etc") {
+            Err(failure) => assert_eq!(failure.errno(), Errno::IO),
+            Ok(etc) => {
+                let etc = used.node(etc.number).unwrap();
+                let mode = used.attributes(&etc).unwrap().mode;
+                let is_new = used.lookup(&etc, b"hosts").unwrap().size == 8;
+                assert_eq!(is_new, mode == 0o700, "{at}");
+                whole += 1;
+            }
         }
         let context = &fixture.context;
         let left = context.store.unfinished_changes().unwrap();
@@ -214,6 +226,8 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
         let dry_run = false;
         ops::perform(context, &Call { request, dry_run }, &Silent).unwrap();
         assert!(context.store.unfinished_changes().unwrap().is_empty());
+        used.lookup(used.root(), b"etc").unwrap();
+        drop(used);
         let after = snapshots(&fixture);
         for ((name, before), after) in IMAGES.iter().zip(&before).zip(&after) {
             let merged = merge(&old, &new, before);
@@ -221,7 +235,10 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
         }
         fixture.assert_sound(&format!("step {at}"));
     }
-    assert!(tried > 3, "{tried} steps after the commit");
+    assert!(
+        tried > 3 && whole > 3,
+        "{tried} after the commit, {whole} whole"
+    );
 }
 
 #[test]

@@ -67,8 +67,8 @@ struct Show {
 
 /// Bring a patch into a family: its base, and each image that has what the patch says was there
 ///
-/// No image of the family may be mounted. What an image has changed itself it keeps, which is reported;
-/// the command exits with 3 then.
+/// Mounted images see it at once. What an image has changed itself, or is writing to, it keeps, which is
+/// reported; the command exits with 3 then.
 #[derive(Debug, Args)]
 struct Apply {
     /// The patch, or a directory of the host: what the family's base is to become

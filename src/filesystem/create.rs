@@ -170,6 +170,7 @@ impl Filesystem {
         if matches!(parent.place(), Place::Unlinked) {
             return Err(Errno::NOENT.into());
         }
+        self.refuse_in_part()?;
         if self.private_directory(parent)?.is_none() && self.shared_holds(parent, name)? {
             return Err(Errno::EXIST.into());
         }
@@ -291,6 +292,19 @@ impl Filesystem {
         if matches!(node.place(), Place::Unlinked) {
             return Err(Errno::NOENT.into());
         }
+        self.link_name(node, parent, name)?;
+        let attributes = self.attributes_of(node)?;
+        self.table.remember(node);
+        Ok(attributes)
+    }
+
+    /// Gives a file another name. With `change` and `names` held.
+    pub(super) fn link_name(
+        &self,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &[u8],
+    ) -> Outcome<()> {
         let (directory, room) = self.room(parent, name)?;
         self.index(node)?;
         self.ensure_token(node.number)?;
@@ -299,9 +313,7 @@ impl Filesystem {
             self.fill(room, draft, &directory, name, FileType::Regular)
         })?;
         self.afterwards(self.touch_ctime(node));
-        let attributes = self.attributes_of(node)?;
-        self.table.remember(node);
-        Ok(attributes)
+        Ok(())
     }
 
     /// A new link of the token of a file in `index/`.

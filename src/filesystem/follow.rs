@@ -1,35 +1,158 @@
-//! What an applied change does to an image: a name gets a version that somebody else has made.
+//! What an applied change does to an image: names get versions that somebody else has made, all of them
+//! between two look-ups of whoever uses the image.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLockWriteGuard;
+use rustix::io::Errno;
 
 use super::Filesystem;
 use super::failure::Outcome;
-use super::node::Node;
+use super::node::{Node, Place};
 use super::resolve::check_name;
+use crate::merge::private_directories::PrivatePath;
 use crate::store::draft::{self, Draft};
 use crate::store::mark::{DirectoryRole, Mark, Role};
-use crate::store::metadata::{Content, Metadata};
+use crate::store::metadata::{Content, FileType, Metadata, Time};
 use crate::store::number::Number;
+use crate::sys::durable;
+
+/// As long as it lives nobody else sees or changes a name of the image; who alters something with it holds
+/// the family's change lock exclusively, too. Paths have no leading '/'; the root's is empty.
+pub struct Alteration<'a> {
+    filesystem: &'a Filesystem,
+    is_begun: bool,
+    /// What it took away or has looked at, which is let go of without the lock.
+    done_with: Vec<Arc<Node>>,
+    names: Option<RwLockWriteGuard<'a, ()>>,
+}
 
 impl Filesystem {
-    /// Makes a name: a new inode of this content, whose bytes are an object, and with this metadata. A
-    /// directory is empty.
+    /// Waits for those who look, and keeps them waiting.
+    pub fn alter(&self) -> Alteration<'_> {
+        Alteration {
+            filesystem: self,
+            is_begun: false,
+            done_with: Vec::new(),
+            names: Some(self.names.write()),
+        }
+    }
+
+    /// Refuses to show names while a change is carried out in part, in which the image is neither old nor
+    /// new. With `names` held.
+    pub(super) fn refuse_in_part(&self) -> Outcome<()> {
+        match self.settling.in_part.load(Ordering::Acquire) {
+            true => Err(Errno::IO.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+impl Alteration<'_> {
+    /// What it is of.
+    pub fn filesystem(&self) -> &Filesystem {
+        self.filesystem
+    }
+
+    /// Something is about to be altered. Until [`Alteration::finish`] nobody gets to see a name, also when
+    /// this is dropped.
+    pub fn begin(&mut self) {
+        self.is_begun = true;
+        self.filesystem
+            .settling
+            .in_part
+            .store(false, Ordering::Release);
+    }
+
+    /// All is altered.
+    pub fn finish(&mut self) {
+        self.is_begun = false;
+        let notes = self.filesystem.change.notes();
+        notes.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether somebody has an inode open for writing.
+    pub fn is_written(&self, number: Number) -> bool {
+        let Some(node) = self.filesystem.table.get(number) else {
+            return false;
+        };
+        let is_written = node.writers.load(Ordering::SeqCst) > 0;
+        self.filesystem.done(node);
+        is_written
+    }
+
+    /// How many names the image shows of a file that it has in `index/`.
+    ///
+    /// # Errors
+    /// Those of the host and the catalog.
+    pub fn names_of_indexed(&self, number: Number) -> Outcome<u32> {
+        self.filesystem.indexed_links(number)
+    }
+
+    fn find(&mut self, path: &[u8]) -> Outcome<Arc<Node>> {
+        let names = path.split(|&byte| byte == b'/');
+        let names: PrivatePath = names
+            .filter(|name| !name.is_empty())
+            .map(Box::from)
+            .collect();
+        let found = self.filesystem.descend(&names)?.ok_or(Errno::NOENT)?;
+        self.done_with.push(found.clone());
+        Ok(found)
+    }
+
+    fn parent<'p>(&mut self, path: &'p [u8]) -> Outcome<(Arc<Node>, &'p [u8])> {
+        let (above, name) = split(path);
+        check_name(name)?;
+        Ok((self.find(above)?, name))
+    }
+
+    /// Removes a name, of a directory too, if it is empty. Who has it open keeps it; who comes back to open
+    /// it for writing is sent to what has its name then.
+    ///
+    /// # Errors
+    /// As unlink(2) and rmdir(2).
+    pub fn remove(&mut self, path: &[u8]) -> Outcome<()> {
+        let (parent, name) = self.parent(path)?;
+        let filesystem = self.filesystem;
+        let node = filesystem.child(&parent, name)?.ok_or(Errno::NOENT)?;
+        self.done_with.push(node.clone());
+        match node.file_type {
+            FileType::Directory if !filesystem.is_empty(&node)? => {
+                return Err(Errno::NOTEMPTY.into());
+            }
+            FileType::Directory => {}
+            _ => filesystem.index_if_linked(&node)?,
+        }
+        filesystem.take_name(&parent, name, &node)?;
+        let mut state = node.state.lock();
+        state.is_replaced = matches!(state.place, Place::Unlinked);
+        Ok(())
+    }
+
+    /// Makes a name: the inode `number` of this content, whose bytes are an object, and with this metadata.
+    /// A directory is empty.
     ///
     /// # Errors
     /// As [`Filesystem::create`].
     pub fn put(
-        &self,
-        parent: &Arc<Node>,
-        name: &[u8],
+        &mut self,
+        path: &[u8],
+        number: Number,
         content: &Content,
         metadata: &Metadata,
-    ) -> Outcome<Number> {
-        check_name(name)?;
-        let number = self.store.numbers().next()?;
-        let _change = self.change.read();
-        let _names = self.names.write();
-        let (directory, room) = self.room(parent, name)?;
-        let draft = Draft::new(&self.view.layer, content)?;
+    ) -> Outcome<()> {
+        let (parent, name) = self.parent(path)?;
+        let filesystem = self.filesystem;
+        let (directory, room) = filesystem.room(&parent, name)?;
+        let draft = Draft::new(&filesystem.view.layer, content)?;
         let role = match content {
             Content::Directory => Role::Directory(DirectoryRole::Own),
             Content::Regular {
@@ -40,31 +163,64 @@ impl Filesystem {
         };
         draft.mark(&Mark::new(number, role))?;
         draft.describe(metadata)?;
-        self.change_names(&[parent], || {
-            self.fill(room, draft, &directory, name, content.file_type())
-        })?;
-        Ok(number)
+        filesystem.change_names(&[&parent], || {
+            filesystem.fill(room, draft, &directory, name, content.file_type())
+        })
+    }
+
+    /// Makes another name of a file.
+    ///
+    /// # Errors
+    /// As [`Filesystem::link`].
+    pub fn link(&mut self, file: &[u8], path: &[u8]) -> Outcome<()> {
+        let node = self.find(file)?;
+        let (parent, name) = self.parent(path)?;
+        self.filesystem.link_name(&node, &parent, name)
     }
 
     /// Gives an inode this metadata, and no other xattrs.
     ///
     /// # Errors
     /// Those of the host.
-    pub fn describe(&self, node: &Arc<Node>, metadata: &Metadata) -> Outcome<()> {
-        let _change = self.change.read();
-        let _names = self.names.write();
-        self.change_metadata(node, |host| {
-            let (directory, name) = (host.directory(self), host.name());
+    pub fn describe(&mut self, path: &[u8], metadata: &Metadata) -> Outcome<()> {
+        let node = self.find(path)?;
+        let filesystem = self.filesystem;
+        filesystem.change_metadata(&node, |host| {
+            let (directory, name) = (host.directory(filesystem), host.name());
             Ok(draft::describe(directory, name, node.file_type, metadata)?)
         })
     }
 
-    /// How many names an image shows of a file that it has in `index/`.
+    /// Gives an inode this mtime.
     ///
     /// # Errors
-    /// Those of the host and the catalog.
-    pub fn names_of_indexed(&self, number: Number) -> Outcome<u32> {
-        let _names = self.names.read();
-        self.indexed_links(number)
+    /// Those of the host.
+    pub fn set_mtime(&mut self, path: &[u8], time: Time) -> Outcome<()> {
+        let node = self.find(path)?;
+        let filesystem = self.filesystem;
+        if filesystem.attributes_of(&node)?.mtime == time {
+            return Ok(());
+        }
+        filesystem.change_metadata(&node, |host| {
+            let (directory, name) = (host.directory(filesystem), host.name());
+            let times = draft::mtime_only(time);
+            Ok(durable::set_times(directory, name, &times)?)
+        })
+    }
+}
+
+impl Drop for Alteration<'_> {
+    fn drop(&mut self) {
+        if self.is_begun {
+            self.filesystem
+                .settling
+                .in_part
+                .store(true, Ordering::Release);
+            self.finish();
+        }
+        self.names = None;
+        for node in self.done_with.drain(..) {
+            self.filesystem.done(node);
+        }
     }
 }

@@ -76,16 +76,11 @@ impl Images {
         self.withheld.lock().insert(image, reason);
     }
 
-    /// [`Images::withhold`], unless somebody uses the image; the error is why not.
+    /// [`Images::withhold`], unless that was done already; the error is why it was.
     ///
     /// # Errors
-    /// It is in use, or withheld already.
-    pub fn withhold_unused(&self, image: ImageId, reason: Error) -> Result<(), String> {
-        // Nobody can bring it to life meanwhile.
-        let live = self.live.lock();
-        if live.get(&image).is_some_and(|weak| weak.strong_count() > 0) {
-            return Err(String::from("it is in use"));
-        }
+    /// It is withheld already.
+    pub fn withhold_free(&self, image: ImageId, reason: Error) -> Result<(), String> {
         match self.withheld.lock().entry(image) {
             Entry::Occupied(there) => Err(there.get().cause.clone()),
             Entry::Vacant(free) => {

@@ -3,6 +3,7 @@
 //! # Locks, outermost first
 //!
 //! ```text
+//! settling.answers      shared: an answer that the kernel may keep is on its way
 //! node.content          content of one file is promoted, folded or truncated    (long)
 //!   family.change       shared: any change of names or metadata; exclusive: a commit
 //!     names             the image's names, places and sources                    (short: no data is copied)
@@ -12,8 +13,8 @@
 //!       listings        names of directories that are being read
 //!         node.state    a leaf; handles and synced, too
 //! ```
-//! Never two of one kind at a time. A change of names: `change.read()`, then `names.write()`;
-//! a look: `names.read()`.
+//! Never two of one kind at a time, but for the names of a family's images where `change` is held
+//! exclusively. A change of names: `change.read()`, then `names.write()`; a look: `names.read()`.
 
 pub mod acl;
 pub mod altered;
@@ -28,7 +29,7 @@ pub mod directory;
 mod durability;
 pub mod failure;
 pub mod fold_file;
-mod follow;
+pub mod follow;
 pub mod handles;
 pub mod hold;
 pub mod images;
@@ -48,6 +49,7 @@ pub mod remove;
 pub mod rename;
 mod resolve;
 pub mod set_attributes;
+pub mod settling;
 pub mod statfs;
 mod symlink;
 pub mod table;
@@ -103,6 +105,7 @@ pub struct Filesystem {
     listings: Listings,
     synced: SyncedDirectories,
     transport: RwLock<passthrough::Serving>,
+    settling: settling::Settling,
 }
 
 impl Filesystem {
@@ -138,6 +141,7 @@ impl Filesystem {
             listings: Listings::default(),
             synced: SyncedDirectories::default(),
             transport: RwLock::default(),
+            settling: settling::Settling::default(),
         })
     }
 

@@ -81,6 +81,8 @@ pub struct State {
     pub place: Place,
     /// When its last name went: the ctime of a shared inode that has none here any more.
     pub unlinked: Time,
+    /// A change has put something else in its place.
+    pub is_replaced: bool,
     /// Which layer it is in.
     pub source: Source,
     /// Of a directory: its mark is known to have no shown times.
@@ -125,6 +127,7 @@ impl Node {
             state: Mutex::new(State {
                 place,
                 unlinked: Time::default(),
+                is_replaced: false,
                 source,
                 own_times: false,
                 queued: false,

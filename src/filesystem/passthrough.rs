@@ -37,6 +37,11 @@ pub trait Upcall: Send + Sync {
     /// Attributes of a nodeid may have changed: the kernel is to ask for them again. Takes no lock of
     /// the kernel's that a request could hold.
     fn forget_attributes(&self, nodeid: u64);
+    /// A name of a directory may lead elsewhere: the kernel is to ask for it at the next look-up. Waits
+    /// for requests in that directory, so that no lock may be held.
+    fn forget_entry(&self, directory: u64, name: &[u8]);
+    /// The attributes and the names of a directory may have changed. Likewise.
+    fn forget_directory(&self, nodeid: u64);
 }
 
 /// Which way a handle's content takes.
@@ -134,9 +139,19 @@ impl Filesystem {
         self.transport.read().passthrough.clone()
     }
 
+    /// Whether a kernel has been told of the image.
+    pub fn is_served(&self) -> bool {
+        self.transport.read().upcall.is_some()
+    }
+
     fn forget_attributes(&self, nodeid: u64) {
-        if let Some(upcall) = &self.transport.read().upcall {
-            upcall.forget_attributes(nodeid);
+        self.tell(|upcall| upcall.forget_attributes(nodeid));
+    }
+
+    pub(super) fn tell(&self, what: impl FnOnce(&dyn Upcall)) {
+        let upcall = self.transport.read().upcall.clone();
+        if let Some(upcall) = upcall {
+            what(&*upcall);
         }
     }
 
@@ -146,7 +161,7 @@ impl Filesystem {
     /// ESTALE: the next lookup gives the one.
     pub fn refuse_stale(&self, node: &Arc<Node>, flip: u8, change: Change) -> Outcome<()> {
         let mut state = node.state.lock();
-        if flip != state.identity().flip {
+        if state.is_replaced || flip != state.identity().flip {
             return Err(Errno::STALE.into());
         }
         let old = state.flip_if(node.number, |host| match change {
@@ -210,7 +225,8 @@ impl Filesystem {
         let mut registered = None;
         loop {
             let mut state = node.state.lock();
-            if flip != state.identity().flip {
+            // It may have waited for a change: what is written now belongs to what has its name.
+            if write && state.is_replaced || flip != state.identity().flip {
                 return Err(Errno::STALE.into());
             }
             let is_in_the_way = |it| match it {

@@ -55,6 +55,8 @@ struct Nobody;
 
 impl Upcall for Nobody {
     fn forget_attributes(&self, _nodeid: u64) {}
+    fn forget_entry(&self, _directory: u64, _name: &[u8]) {}
+    fn forget_directory(&self, _nodeid: u64) {}
 }
 
 /// Whether it could; detached mounts are root's.

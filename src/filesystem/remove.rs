@@ -62,7 +62,12 @@ impl Filesystem {
     }
 
     /// Removes one name of a node; the last one makes it unlinked.
-    fn take_name(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>) -> Outcome<()> {
+    pub(super) fn take_name(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: &Arc<Node>,
+    ) -> Outcome<()> {
         let directory = self.ensure_private_directory(parent)?;
         let directory = directory.as_fd();
         let leaves_whiteout = self.shared_holds(parent, name)?;

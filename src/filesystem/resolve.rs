@@ -105,6 +105,7 @@ impl Filesystem {
         if matches!(parent.place(), Place::Unlinked) {
             return Ok(None);
         }
+        self.refuse_in_part()?;
         let private = self.private_directory(parent)?;
         let parts = Parts {
             private: private.as_ref().map(|directory| directory.as_fd()),

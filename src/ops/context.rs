@@ -47,7 +47,10 @@ impl Context {
             alone: Mutex::new(()),
         };
         if context.store.access() == Access::Write
-            && let Err(error) = context.store.drop_uncommitted()
+            && let Err(error) = context
+                .store
+                .drop_uncommitted()
+                .and_then(|()| context.store.finish_changes())
         {
             log::error!("{error}");
         }

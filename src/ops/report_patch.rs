@@ -73,6 +73,6 @@ pub struct AppliedImage {
 pub struct AppliedConflict {
     /// From the root.
     pub path: PathBytes,
-    /// Why: `differs`, `missing`, `exists`, `not-empty`, `no-directory`, `held`.
+    /// Why: `differs`, `missing`, `exists`, `not-empty`, `no-directory`, `held`, `written`.
     pub reason: Conflict,
 }

@@ -5,12 +5,18 @@
 //! STORE/changes/ID          the patch of change ID (docs/patch-format.md)
 //! STORE/changes/ID-IMAGE    what image IMAGE still lacks of it (ops::patch::steps); counts once the
 //!                           catalog has the change
+//! STORE/changes/ID-IMAGE.done    it lacks nothing any more, which may not be on the disk yet
 //! ```
-//! Made by the first change. Both are on the disk before the change is committed.
+//! Made by the first change. The first two are on the disk before the change is committed.
+//!
+//! A guest may go on as soon as its image lacks nothing, long before that is on the disk. What it does then
+//! must not be taken for what the image lacked. Hence the rename to `.done`, before the guest goes on: after
+//! a crash of this process it is there, and after a power loss it is there if what the guest did is, as a
+//! host's file system keeps the order of what is done to names.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::catalog::Reads;
@@ -30,6 +36,15 @@ const READ: OFlags = OFlags::RDONLY
 /// The name of what an image lacks of a change.
 fn steps_name(change: i64, image: ImageId) -> String {
     format!("{change}-{image}")
+}
+
+fn done_name(change: i64, image: ImageId) -> String {
+    format!("{change}-{image}.done")
+}
+
+/// The inverse of [`done_name`]; `None` for other names.
+fn parse_done(name: &[u8]) -> Option<(i64, ImageId)> {
+    parse_steps(name.strip_suffix(b".done")?)
 }
 
 /// The inverse of [`steps_name`]; `None` for other names.
@@ -77,11 +92,25 @@ impl Store {
             copy::copy(patch, file, size)
         })?;
         for (image, bytes) in steps {
-            self.keep_file(&directory, &steps_name(change, *image), |file| {
-                copy::write_all_at(file, bytes, 0)
-            })?;
+            self.keep_steps(change, *image, bytes)?;
         }
         Ok(())
+    }
+
+    /// Keeps what a change that is not committed yet means for an image; replaces what was kept of it.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn keep_steps(&self, change: i64, image: ImageId, bytes: &[u8]) -> Result<()> {
+        let Some(directory) = self.changes()? else {
+            return Err(Errno::NOENT).about(layout::CHANGES);
+        };
+        let name = steps_name(change, image);
+        match durable::unlink(&directory, name.as_bytes()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).about(format!("{}/{name}", layout::CHANGES)),
+        }
+        self.keep_file(&directory, &name, |file| copy::write_all_at(file, bytes, 0))
     }
 
     fn keep_file(
@@ -105,7 +134,8 @@ impl Store {
         };
         for name in layer::names_in(directory.as_fd()).about(layout::CHANGES)? {
             let text = std::str::from_utf8(&name).ok();
-            let change = parse_steps(&name).map(|(change, _)| change);
+            let change = parse_steps(&name).or_else(|| parse_done(&name));
+            let change = change.map(|(change, _)| change);
             let Some(change) = change.or_else(|| text?.parse().ok()) else {
                 continue;
             };
@@ -130,7 +160,9 @@ impl Store {
             let text = std::str::from_utf8(name).ok();
             text.is_some_and(|text| text.parse::<i64>().is_ok())
         };
-        names.retain(|name| parse_steps(name).is_none() && !is_change(name));
+        names.retain(|name| {
+            parse_steps(name).is_none() && parse_done(name).is_none() && !is_change(name)
+        });
         Ok(names)
     }
 
@@ -164,19 +196,39 @@ impl Store {
         std::fs::read(&path).about(path.display())
     }
 
-    /// An image lacks nothing of a change any more, and that is on the disk.
+    /// An image lacks nothing of a change any more. Before anybody alters it: it would be carried out again.
     ///
     /// # Errors
     /// Errors of the file system.
-    pub fn finish_change(&self, change: i64, image: ImageId) -> Result<()> {
-        let name = steps_name(change, image);
-        match self.changes()? {
-            // On the disk before anybody alters the image: it would be carried out again.
-            Some(directory) => durable::unlink(&directory, name.as_bytes())
-                .and_then(|()| durable::sync(&directory))
-                .about(format!("{}/{name}", layout::CHANGES)),
-            None => Ok(()),
+    pub fn is_carried_out(&self, change: i64, image: ImageId) -> Result<()> {
+        let Some(directory) = self.changes()? else {
+            return Ok(());
+        };
+        let (name, done) = (steps_name(change, image), done_name(change, image));
+        let (old, new) = (name.as_bytes(), done.as_bytes());
+        durable::rename(&directory, old, &directory, new, RenameFlags::empty())
+            .about(format!("{}/{name}", layout::CHANGES))
+    }
+
+    /// Sees to it that what images lack nothing of is on the disk, and forgets that they lacked it.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn finish_changes(&self) -> Result<()> {
+        let Some(directory) = self.changes()? else {
+            return Ok(());
+        };
+        let mut names = layer::names_in(directory.as_fd()).about(layout::CHANGES)?;
+        names.retain(|name| parse_done(name).is_some());
+        if names.is_empty() {
+            return Ok(());
         }
+        self.sync()?;
+        for name in names {
+            let about = format!("{}/{}", layout::CHANGES, PathBytes::from(name.clone()));
+            durable::unlink(&directory, &name).about(about)?;
+        }
+        durable::sync(&directory).about(layout::CHANGES)
     }
 }
 
@@ -191,5 +243,9 @@ mod tests {
         for other in ["7", "7-", "-12", "x-12", "7-12-1", ""] {
             assert_eq!(parse_steps(other.as_bytes()), None, "{other}");
         }
+        let done = done_name(7, ImageId(12));
+        assert_eq!(parse_done(done.as_bytes()), Some((7, ImageId(12))));
+        assert_eq!(parse_steps(done.as_bytes()), None);
+        assert_eq!(parse_done(name.as_bytes()), None);
     }
 }

@@ -31,6 +31,9 @@ pub struct Mapped {
     carrier: OwnedFd,
 }
 
+// SAFETY: a mapping is the process's, not a thread's, and nothing here depends on which thread uses it.
+unsafe impl Send for Mapped {}
+
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

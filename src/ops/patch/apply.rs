@@ -3,17 +3,22 @@
 //!
 //! 1. Every image is looked at and decided ([`super::decide`]); nothing is changed yet.
 //! 2. Contents become objects. The patch, and what it means for each image, are written to `changes/`.
-//! 3. One transaction adds the change to the catalog. Before it nothing has happened, after it
+//! 3. Kernels that have an image mounted are told to ask about what will change ([`Filesystem::unsettle`]).
+//! 4. All images of the family are kept still, looked at and decided once more: a guest may have been at
+//!    work. Where that needs what is not prepared, all of it is done again.
+//! 5. One transaction adds the change to the catalog. Before it nothing has happened, after it
 //!    everything: what is still to be done in an image is done before anybody gets to look at it,
 //!    however often that is cut short ([`super::unfinished`]).
-//! 4. Placement runs over the family.
+//! 6. Placement runs over the family.
+//!
+//! [`Filesystem::unsettle`]: crate::filesystem::Filesystem::unsettle
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::contents;
-use super::target::Target;
+use super::target::{Look, Target};
 use super::unfinished::{self, Withheld};
 use crate::archive::patch::{PatchFile, PublicKey};
 use crate::error::{Error, Result};
@@ -52,47 +57,69 @@ pub struct ApplyOptions {
     pub why: String,
 }
 
-/// What an application will do. While it lives nobody else gets to use the family's images.
-pub struct ApplyPlan<'a> {
+/// How often it is begun again because guests were at work at the same paths.
+const ATTEMPTS: usize = 8;
+
+/// What an application will do, if no guest is at work at its paths until then.
+pub struct ApplyPlan {
     options: ApplyOptions,
     family: Family,
     patch: PatchFile,
     targets: Vec<Target>,
-    _withheld: Withheld<'a>,
+    /// Of each target.
+    looks: Vec<Look>,
 }
 
-impl ApplyPlan<'_> {
+impl ApplyPlan {
     /// Whether nothing may be applied because an image has a version of its own.
     fn is_refused(&self) -> bool {
-        let keeps = |target: &Target| !target.report.conflicts.is_empty();
-        self.options.on_conflict == OnConflict::Fail && self.targets.iter().any(keeps)
+        let keeps = |look: &Look| !look.report.conflicts.is_empty();
+        self.options.on_conflict == OnConflict::Fail && self.looks.iter().any(keeps)
     }
 
     /// What is reported before and after.
     pub fn report(&self, change: Option<i64>) -> ApplyReport {
-        let images = self.targets.iter().map(|target| target.report.clone());
-        let images = images.collect();
+        let images = self.looks.iter().map(|look| look.report.clone());
         ApplyReport {
             file: self.options.file.clone().into(),
             family: self.family.name.clone(),
             change,
             applied: !self.is_refused(),
             paths: self.patch.table().entries.len() as u64,
-            images,
+            images: images.collect(),
         }
+    }
+
+    fn changes_nothing(&self) -> bool {
+        self.looks.iter().all(|look| look.steps.is_empty())
+    }
+
+    fn look(&mut self, context: &Context, progress: &dyn Progress) -> Result<()> {
+        let mut images = context.store.catalog().images_of(self.family.id)?;
+        images.retain(|image| image.role != ImageRole::Working);
+        self.targets.clear();
+        self.looks.clear();
+        for image in images {
+            context.images.view(&image)?;
+            progress.message(&format!("looking at {}", image.name));
+            let (target, look) = Target::new(context, image, self.patch.table())?;
+            self.targets.push(target);
+            self.looks.push(look);
+        }
+        Ok(())
     }
 }
 
 /// Reads the patch and decides what becomes of each path of each image.
 ///
 /// # Errors
-/// The patch is none, damaged, or not signed as demanded; there is no such family; an image of it is
-/// mounted or in use (kind Busy); those of reading.
-pub fn plan<'a>(
-    context: &'a Context,
+/// The patch is none, damaged, or not signed as demanded; there is no such family; an image of it lacks
+/// something of a change before (kind Busy); those of reading.
+pub fn plan(
+    context: &Context,
     options: &ApplyOptions,
     progress: &dyn Progress,
-) -> Result<ApplyPlan<'a>> {
+) -> Result<ApplyPlan> {
     let patch = PatchFile::open(&options.file)?;
     patch.demand(&options.keys)?;
     let catalog = context.store.catalog();
@@ -100,56 +127,122 @@ pub fn plan<'a>(
         Error::failed(format!("{:?}", options.family), "there is no such family")
             .remedy("foldfs list shows all")
     })?;
-    let mut images = catalog.images_of(family.id)?;
-    images.retain(|image| image.role != ImageRole::Working);
-    let withheld = Withheld::take(context, &images)?;
-    let mut targets = Vec::new();
-    for image in images {
-        progress.message(&format!("looking at {}", image.name));
-        targets.push(Target::new(context, image, patch.table())?);
-    }
-    Ok(ApplyPlan {
+    let mut plan = ApplyPlan {
         options: options.clone(),
         family,
         patch,
-        targets,
-        _withheld: withheld,
-    })
+        targets: Vec::new(),
+        looks: Vec::new(),
+    };
+    plan.look(context, progress)?;
+    Ok(plan)
 }
 
 /// Applies a plan. When it returns, the change is on the disk.
 ///
 /// # Errors
-/// Before the change is committed nothing has changed: a content is missing, ENOSPC. After it, where an
-/// image cannot be brought along: the error says so, nobody gets to use that image, and it is brought
-/// along when the store is next opened.
+/// Before the change is committed nothing has changed: a content is missing, ENOSPC, guests are at work at
+/// the same paths all the time (kind Busy). After it, where an image cannot be brought along: the error
+/// says so, nobody gets to see a name of that image, and it is brought along by the next command that
+/// alters the store, or when it is next opened.
 pub fn apply(
     context: &Context,
-    plan: ApplyPlan<'_>,
+    mut plan: ApplyPlan,
     progress: &dyn Progress,
 ) -> Result<ApplyReport> {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            plan.look(context, progress)?;
+        }
+        if plan.is_refused() || plan.changes_nothing() {
+            return Ok(plan.report(None));
+        }
+        let Some(change) = make(context, &mut plan, progress)? else {
+            context.store.drop_uncommitted()?;
+            continue;
+        };
+        // The views are what they should be; where their bytes lie is another matter.
+        if let Err(error) = crate::ops::place::run(context, plan.family.id, false, progress) {
+            let error = crate::ops::damaged::named(context, error);
+            log::warn!("change {change} is made, but placement: {error}");
+        }
+        // A look-up whose answer was on its way before all this may have reached the kernel after it.
+        for (target, look) in plan.targets.iter().zip(&plan.looks) {
+            target.filesystem.tell_changed(&look.affected);
+        }
+        return Ok(plan.report(Some(change)));
+    }
+    let object = format!("family {}", plan.family.name);
+    Err(
+        Error::busy(object, "guests are at work at the same paths all the time")
+            .remedy("try again, or unmount their images"),
+    )
+}
+
+/// Makes the change; `None`, and nothing has happened, where guests have done since what needs another
+/// preparation. The plan's looks are those by which it was made.
+fn make(context: &Context, plan: &mut ApplyPlan, progress: &dyn Progress) -> Result<Option<i64>> {
     let store = &context.store;
-    if plan.is_refused() {
-        return Ok(plan.report(None));
-    }
-    let changed = |target: &&Target| !target.steps.is_empty();
-    if !plan.targets.iter().any(|target| changed(&target)) {
-        return Ok(plan.report(None));
-    }
-    let needed = contents::needed(store, &plan.patch, &plan.targets)?;
-    contents::provide(store, &plan.patch, &plan.targets, &needed, progress)?;
-    let mut steps = Vec::new();
-    for target in plan.targets.iter().filter(changed) {
-        steps.push((target.image.id, target.steps.encode()?));
+    let (patch, table) = (&plan.patch, plan.patch.table());
+    let needed = contents::needed(store, patch, &plan.looks)?;
+    contents::provide(
+        store,
+        patch,
+        (&plan.targets, &plan.looks),
+        &needed,
+        progress,
+    )?;
+    let mut prepared = Vec::new();
+    let mut kept = Vec::new();
+    for (target, look) in plan.targets.iter().zip(&plan.looks) {
+        let steps = look.steps.encode()?;
+        if !look.steps.is_empty() {
+            kept.push((target.image.id, steps.clone()));
+        }
+        prepared.push((steps, unfinished::numbers(store, look.steps.inodes())?));
     }
     let change = store.catalog().next_change_id()?;
     let _readers = store.alter_placement()?;
-    store.keep_change(change, plan.patch.file(), &steps)?;
-    if let Err(error) = prove_kept(store, change, &plan.patch) {
+    store.keep_change(change, patch.file(), &kept)?;
+    if let Err(error) = prove_kept(store, change, patch) {
         store.drop_uncommitted()?;
         return Err(error);
     }
     store.sync()?;
+
+    let withheld = Withheld::take(context, plan.targets.iter().map(|target| &target.image))?;
+    let unsettled = plan.targets.iter().zip(&plan.looks);
+    let unsettled = unsettled.map(|(target, look)| target.filesystem.unsettle(&look.affected));
+    let unsettled: Vec<_> = unsettled.collect();
+    progress.message("changing the images");
+    let changing = context.images.change_lock(plan.family.id);
+    let changing = changing.write();
+    let stills = plan.targets.iter().map(|target| target.filesystem.alter());
+    let mut stills: Vec<_> = stills.collect();
+
+    let mut looks = Vec::new();
+    let mut is_rewritten = false;
+    for (place, (target, still)) in plan.targets.iter().zip(&stills).enumerate() {
+        let look = target.look(context, still, table)?;
+        let (steps, numbers) = &prepared[place];
+        let is_prepared = look.affected.is_within(&plan.looks[place].affected)
+            && look.steps.inodes() <= numbers.len();
+        if !is_prepared || plan.options.on_conflict == OnConflict::Fail && look.conflicts() {
+            return Ok(None);
+        }
+        let now = look.steps.encode()?;
+        if now != *steps {
+            store.keep_steps(change, target.image.id, &now)?;
+            is_rewritten = true;
+        }
+        looks.push(look);
+    }
+    if !contents::needed(store, patch, &looks)?.is_empty() {
+        return Ok(None);
+    }
+    if is_rewritten {
+        store.sync()?;
+    }
     let transaction = store.catalog().transaction()?;
     transaction.add_change(&Change {
         id: change,
@@ -160,23 +253,32 @@ pub fn apply(
         why: plan.options.why.clone(),
     })?;
     store.commit_generation(transaction)?;
-    let report = plan.report(Some(change));
-    let family = plan.family.id;
-    progress.message("changing the images");
-    let ApplyPlan {
-        targets, _withheld, ..
-    } = plan;
-    drop(targets);
-    let finished = unfinished::finish(context);
-    drop(_withheld);
-    finished?;
-    drop(_readers);
-    // The views are what they should be; where their bytes lie is another matter.
-    if let Err(error) = crate::ops::place::run(context, family, false, progress) {
-        let error = crate::ops::damaged::named(context, error);
-        log::warn!("change {change} is made, but placement: {error}");
+
+    // What is done now is to be found in this catalog only.
+    let mut outcome = store.ensure_backup();
+    if outcome.is_ok() {
+        let work = plan.targets.iter().zip(&looks).zip(&mut stills);
+        for (((target, look), still), (_, numbers)) in work.zip(prepared) {
+            let image = target.image.id;
+            let is_kept = !look.steps.is_empty() || kept.iter().any(|(kept, _)| *kept == image);
+            if !is_kept {
+                continue;
+            }
+            let done = look.steps.carry_out(still, &look.observed, table, numbers);
+            let done = done.and_then(|()| store.is_carried_out(change, image));
+            outcome = outcome.and(done);
+        }
     }
-    Ok(report)
+    drop((stills, changing));
+    plan.looks = looks;
+    for (target, look) in plan.targets.iter().zip(&plan.looks) {
+        target.filesystem.tell_changed(&look.affected);
+    }
+    drop(unsettled);
+    let outcome = outcome.and(store.finish_changes());
+    drop(withheld);
+    outcome.map_err(unfinished::is_made)?;
+    Ok(Some(change))
 }
 
 /// That the store has got the very patch that was looked at: whoever made it may have written to it since.

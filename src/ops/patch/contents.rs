@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::observe;
-use super::target::Target;
+use super::target::{Look, Target};
 use crate::archive::patch::{ContentId, PatchFile, PathVersion};
 use crate::error::{Context as _, Error, Result};
 use crate::progress::Progress;
@@ -20,12 +20,12 @@ const HOLE: usize = 64 << 10;
 pub(super) fn needed(
     store: &Store,
     patch: &PatchFile,
-    targets: &[Target],
+    looks: &[Look],
 ) -> Result<BTreeSet<(usize, ContentId)>> {
     let entries = &patch.table().entries;
     let mut needed = BTreeSet::new();
-    for target in targets {
-        for index in target.steps.follow() {
+    for look in looks {
+        for index in look.steps.follow() {
             let new = entries[index].new.as_ref();
             if let Some(id) = new.and_then(PathVersion::content_id)
                 && !store.objects().exists(&id.digest)?
@@ -49,7 +49,7 @@ pub(super) fn needed(
 pub(super) fn provide(
     store: &Store,
     patch: &PatchFile,
-    targets: &[Target],
+    targets: (&[Target], &[Look]),
     needed: &BTreeSet<(usize, ContentId)>,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -78,7 +78,7 @@ pub(super) fn provide(
 fn fill(
     store: &Store,
     patch: &PatchFile,
-    targets: &[Target],
+    targets: (&[Target], &[Look]),
     id: &ContentId,
     file: &OwnedFd,
 ) -> Result<()> {
@@ -119,12 +119,13 @@ fn fill(
 }
 
 /// A content that the patch expects here: an object, or a private file of an image of the family.
-fn old_content(store: &Store, targets: &[Target], id: &ContentId) -> Result<OwnedFd> {
+fn old_content(store: &Store, targets: (&[Target], &[Look]), id: &ContentId) -> Result<OwnedFd> {
     if store.objects().exists(&id.digest)? {
         return store.objects().open(&id.digest);
     }
-    for target in targets {
-        if let Some(path) = target.contents.get(id) {
+    for (target, look) in targets.0.iter().zip(targets.1) {
+        if let Some(path) = look.contents.get(id) {
+            let _names = target.filesystem.names_lock().read();
             return observe::open(&target.filesystem, store.objects(), path);
         }
     }

@@ -25,6 +25,8 @@ pub enum Conflict {
     NoDirectory,
     /// An administrator has pinned the path (`foldfs hold`).
     Held,
+    /// Somebody has it open for writing, or mapped so: what is written would be lost with it.
+    Written,
 }
 
 /// What becomes of a path of an image.
@@ -109,6 +111,9 @@ impl Merge<'_> {
         let decision = self.version(index, entry, seen);
         match decision {
             Decision::Follow(_) if self.is_held(&entry.path) => Decision::Keep(Conflict::Held),
+            Decision::Follow(_) if seen.is_some_and(|seen| seen.is_written) => {
+                Decision::Keep(Conflict::Written)
+            }
             Decision::Follow(_) if entry.new.is_some() && !self.is_in_directory(&entry.path) => {
                 Decision::Keep(Conflict::NoDirectory)
             }

@@ -4,6 +4,7 @@ mod apply;
 mod contents;
 mod create;
 mod decide;
+mod known;
 mod observe;
 mod show;
 mod steps;

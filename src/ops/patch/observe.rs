@@ -1,15 +1,16 @@
 //! What an image shows at the paths of a patch.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
+use super::known::{Known, Told};
 use crate::archive::ComparedView;
 use crate::archive::patch::{ContentId, PatchTable, PathVersion};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::filesystem::Filesystem;
+use crate::filesystem::follow::Alteration;
 use crate::merge::compare::{NamedSide, Names, Side, Tree, What, open_path};
 use crate::path_bytes::PathBytes;
-use crate::store::content::digest_of;
 use crate::store::metadata::{Content, Metadata};
 use crate::store::number::Number;
 use crate::store::objects::Objects;
@@ -29,6 +30,8 @@ pub(super) struct Seen {
     pub links: u32,
     /// The content is no object.
     pub is_private: bool,
+    /// Somebody may be altering the content.
+    pub is_written: bool,
 }
 
 impl Seen {
@@ -43,9 +46,16 @@ pub(super) struct Observed {
     seen: HashMap<Vec<u8>, Seen>,
     /// The names in the directories that the patch takes away.
     inside: HashMap<Vec<u8>, Vec<Vec<u8>>>,
+    /// Files that have to be read, by number and path.
+    unknown: Vec<(u64, Vec<u8>)>,
 }
 
 impl Observed {
+    /// Files of which nobody knows the content yet, but that may have one of the patch's: number and path.
+    pub(super) fn unknown(&self) -> &[(u64, Vec<u8>)] {
+        &self.unknown
+    }
+
     /// What stands at a path; `None`: nothing.
     pub(super) fn at(&self, path: &[u8]) -> Option<&Seen> {
         self.seen.get(path)
@@ -57,9 +67,10 @@ impl Observed {
     }
 
     /// Where the image has contents that are no objects.
-    pub(super) fn private_contents(self) -> HashMap<ContentId, Vec<u8>> {
-        let private = self.seen.into_iter().filter(|(_, seen)| seen.is_private);
-        let known = private.filter_map(|(path, seen)| Some((content_id(&seen.content)?, path)));
+    pub(super) fn private_contents(&self) -> HashMap<ContentId, Vec<u8>> {
+        let private = self.seen.iter().filter(|(_, seen)| seen.is_private);
+        let known =
+            private.filter_map(|(path, seen)| Some((content_id(&seen.content)?, path.clone())));
         known.collect()
     }
 }
@@ -146,28 +157,28 @@ struct Level {
     below: std::vec::IntoIter<NamedSide>,
 }
 
-/// Looks at all paths of a patch in an image.
+/// Looks at all paths of a patch in an image, which is still meanwhile; no file is read.
 ///
 /// # Errors
 /// Those of reading the image.
 pub(super) fn observe(
-    filesystem: &Filesystem,
+    still: &Alteration<'_>,
     objects: &Objects,
     table: &PatchTable,
+    known: &Known,
 ) -> Result<Observed> {
     let wanted = Wanted::of(table)?;
-    let mut tree = ComparedView::new(&filesystem.view, objects)?;
+    let looker = Looker {
+        still,
+        known,
+        wanted: &wanted,
+    };
+    let mut tree = ComparedView::new(&still.filesystem().view, objects)?;
     let mut observed = Observed::default();
     let root = tree.root()?;
-    let root = seen(filesystem, &mut tree, b"", b".", &root, &wanted)?;
+    let root = looker.seen(b"", &root, &mut observed.unknown)?;
     observed.seen.insert(Vec::new(), root);
-    let mut levels = vec![level(
-        filesystem,
-        &mut tree,
-        Vec::new(),
-        &wanted,
-        &mut observed,
-    )?];
+    let mut levels = vec![looker.level(&mut tree, Vec::new(), &mut observed)?];
     while let Some(current) = levels.last_mut() {
         let Some((name, side)) = current.below.next() else {
             levels.pop();
@@ -180,7 +191,7 @@ pub(super) fn observe(
         let looks_below = wanted.names.contains_key(&path) || wanted.whole.contains(&path);
         if side.is_directory() && looks_below {
             tree.enter(&name)?;
-            let below = level(filesystem, &mut tree, path, &wanted, &mut observed)?;
+            let below = looker.level(&mut tree, path, &mut observed)?;
             levels.push(below);
         }
     }
@@ -194,77 +205,79 @@ fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Takes note of what is in the directory that the tree stands in.
-fn level(
-    filesystem: &Filesystem,
-    tree: &mut ComparedView<'_>,
-    path: Vec<u8>,
-    wanted: &Wanted,
-    observed: &mut Observed,
-) -> Result<Level> {
-    let none = Names::new();
-    let names = wanted.names.get(&path).unwrap_or(&none);
-    let is_whole = wanted.whole.contains(&path);
-    let sides = tree.list((!is_whole).then_some(names))?;
-    if is_whole {
-        let all = sides.iter().map(|(name, _)| join(&path, name));
-        observed.inside.insert(path.clone(), all.collect());
-    }
-    let mut below = Vec::new();
-    for (name, side) in sides {
-        if names.contains(&name) {
-            let path = join(&path, &name);
-            let seen = seen(filesystem, tree, &path, &name, &side, wanted)?;
-            observed.seen.insert(path, seen);
-            below.push((name, side));
-        }
-    }
-    let below = below.into_iter();
-    Ok(Level { path, below })
+struct Looker<'a> {
+    still: &'a Alteration<'a>,
+    known: &'a Known,
+    wanted: &'a Wanted,
 }
 
-fn seen(
-    filesystem: &Filesystem,
-    tree: &mut ComparedView<'_>,
-    path: &[u8],
-    name: &[u8],
-    side: &Side,
-    wanted: &Wanted,
-) -> Result<Seen> {
-    let about = || PathBytes::from([b"/", path].concat());
-    let mut content = side.content().clone();
-    let mut is_private = false;
-    if let Content::Regular { size, digest } = &mut content
-        && digest.is_none()
-        && *size > 0
-    {
-        is_private = true;
-        if wanted
-            .sizes
-            .get(path)
-            .is_some_and(|sizes| sizes.contains(size))
-        {
-            let file = tree.open(name)?;
-            *digest = Some(digest_of(file.as_fd()).about(about())?);
+impl Looker<'_> {
+    /// Takes note of what is in the directory that the tree stands in.
+    fn level(
+        &self,
+        tree: &mut ComparedView<'_>,
+        path: Vec<u8>,
+        observed: &mut Observed,
+    ) -> Result<Level> {
+        let none = Names::new();
+        let names = self.wanted.names.get(&path).unwrap_or(&none);
+        let is_whole = self.wanted.whole.contains(&path);
+        let sides = tree.list((!is_whole).then_some(names))?;
+        if is_whole {
+            let all = sides.iter().map(|(name, _)| join(&path, name));
+            observed.inside.insert(path.clone(), all.collect());
         }
+        let mut below = Vec::new();
+        for (name, side) in sides {
+            if names.contains(&name) {
+                let path = join(&path, &name);
+                let seen = self.seen(&path, &side, &mut observed.unknown)?;
+                observed.seen.insert(path, seen);
+                below.push((name, side));
+            }
+        }
+        let below = below.into_iter();
+        Ok(Level { path, below })
     }
-    let links = match &side.what {
-        _ if !side.several_names => 1,
-        What::Shared(inode) => inode.links,
-        What::Own(_) => {
-            let number = Number::new(side.number).unwrap_or(Number::ROOT);
-            let image = filesystem.view.layer.image();
-            let links = filesystem.names_of_indexed(number);
-            links.map_err(|failure| failure.about(format!("images/{image}: {}", about())))?
+
+    fn seen(&self, path: &[u8], side: &Side, unknown: &mut Vec<(u64, Vec<u8>)>) -> Result<Seen> {
+        let mut content = side.content().clone();
+        let number = Number::new(side.number).unwrap_or(Number::ROOT);
+        let mut is_private = false;
+        let mut is_written = !side.is_directory() && self.still.is_written(number);
+        if let Content::Regular { size, digest } = &mut content
+            && digest.is_none()
+            && *size > 0
+        {
+            is_private = true;
+            let sizes = self.wanted.sizes.get(path);
+            if sizes.is_some_and(|sizes| sizes.contains(size)) {
+                match self.known.told(side.number) {
+                    Told::Digest(known) => *digest = Some(known),
+                    Told::Written => is_written = true,
+                    Told::Unknown => unknown.push((side.number, path.to_vec())),
+                }
+            }
         }
-    };
-    Ok(Seen {
-        content,
-        metadata: side.metadata().clone(),
-        number: side.number,
-        links,
-        is_private,
-    })
+        let links = match &side.what {
+            _ if !side.several_names => 1,
+            What::Shared(inode) => inode.links,
+            What::Own(_) => {
+                let image = self.still.filesystem().view.layer.image();
+                let links = self.still.names_of_indexed(number);
+                let path = PathBytes::from([b"/", path].concat());
+                links.map_err(|failure| failure.about(format!("images/{image}: {path}")))?
+            }
+        };
+        Ok(Seen {
+            content,
+            metadata: side.metadata().clone(),
+            number: side.number,
+            links,
+            is_private,
+            is_written,
+        })
+    }
 }
 
 /// Opens a file of an image by its path.

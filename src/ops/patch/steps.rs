@@ -3,22 +3,20 @@
 //! out, nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::decide::Decision;
-use super::observe::{Observed, Seen, above, observe};
+use super::observe::{Observed, Seen, above};
 use crate::archive::patch::{PatchTable, PathVersion};
 use crate::error::{Error, Result};
-use crate::filesystem::Filesystem;
 use crate::filesystem::failure::{Failure, Outcome};
-use crate::filesystem::node::Node;
-use crate::filesystem::set_attributes::{Changes, NewTime};
+use crate::filesystem::follow::Alteration;
+use crate::filesystem::settling::Affected;
 use crate::path_bytes::PathBytes;
-use crate::store::metadata::{Content, Metadata, Time};
+use crate::store::metadata::{Content, Time};
 use crate::store::number::{ImageId, Number};
-use crate::store::objects::Objects;
 
 /// The steps of one image. Positions are those of the patch's table.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -104,101 +102,142 @@ impl Steps {
         Ok(())
     }
 
-    /// Carries them out. The contents are objects.
+    /// What the kernel may know of what they alter.
+    pub(super) fn affected(&self, table: &PatchTable, observed: &Observed) -> Affected {
+        let mut affected = Affected::default();
+        let number = |path| observed.at(path).and_then(|seen| Number::new(seen.number));
+        for &index in &self.follow {
+            let entry = &table.entries[index];
+            let seen = observed.at(&entry.path);
+            let stays = seen.is_some_and(Seen::is_directory)
+                && entry.new.as_ref().map(|new| &new.content) == Some(&Content::Directory);
+            if let Some(above) = above(&entry.path)
+                && let Some(parent) = number(above)
+            {
+                affected.directories.insert(parent);
+                if !stays {
+                    let start = if above.is_empty() { 0 } else { above.len() + 1 };
+                    affected.names.insert((parent, entry.path[start..].into()));
+                }
+            }
+            if let (Some(seen), Some(number)) = (seen, number(&entry.path)) {
+                match seen.is_directory() {
+                    true => affected.directories.insert(number),
+                    false => affected.files.insert(number),
+                };
+            }
+        }
+        let directories = self.mtimes.iter().map(|(path, ..)| number(path.as_bytes()));
+        affected.directories.extend(directories.flatten());
+        affected
+    }
+
+    /// The most inodes that they make.
+    pub(super) fn inodes(&self) -> usize {
+        self.follow.len()
+    }
+
+    /// Carries them out in an image that shows what was `observed`. The contents are objects; `numbers`:
+    /// for new inodes. When it was decided earlier, what somebody has made since stays.
     ///
     /// # Errors
     /// Those of the host; what is done by then stays, and a later call goes on.
     pub(super) fn carry_out(
         &self,
-        filesystem: &Filesystem,
-        objects: &Objects,
+        alteration: &mut Alteration<'_>,
+        observed: &Observed,
         table: &PatchTable,
+        numbers: Vec<Number>,
     ) -> Result<()> {
-        let image = filesystem.view.layer.image();
+        let image = alteration.filesystem().view.layer.image();
         self.refuse_other(table, image)?;
-        let observed = observe(filesystem, objects, table)?;
-        let run = Run {
+        alteration.begin();
+        let mut run = Run {
             steps: self,
-            filesystem,
             table,
             observed,
+            alteration,
+            numbers,
         };
         run.all().map_err(|(path, failure)| {
             let path = PathBytes::from([b"/", &path[..]].concat());
             failure.about(format!("images/{image}: {path}"))
-        })
+        })?;
+        alteration.finish();
+        Ok(())
     }
 }
 
 /// What failed, and at which path.
 type Done<T> = std::result::Result<T, (Vec<u8>, Failure)>;
 
-struct Run<'a> {
+struct Run<'a, 'f> {
     steps: &'a Steps,
-    filesystem: &'a Filesystem,
     table: &'a PatchTable,
-    observed: Observed,
-}
-
-/// A node with the references that looking it up took.
-struct Found<'a> {
-    filesystem: &'a Filesystem,
-    node: Arc<Node>,
+    observed: &'a Observed,
+    alteration: &'a mut Alteration<'f>,
     numbers: Vec<Number>,
 }
 
-impl Drop for Found<'_> {
-    fn drop(&mut self) {
-        for &number in self.numbers.iter().rev() {
-            self.filesystem.forget(number, 1);
-        }
-    }
-}
-
-impl Run<'_> {
-    fn all(&self) -> Done<()> {
-        let done = self.done();
-        for &index in self.steps.follow.iter().rev() {
-            if !done[&index] {
-                self.at(index, |path| self.remove(path, index))?;
+impl Run<'_, '_> {
+    fn all(&mut self) -> Done<()> {
+        let (steps, table) = (self.steps, self.table);
+        let mut done = self.done();
+        for &index in steps.follow.iter().rev() {
+            let path = &table.entries[index].path;
+            if done[&index] || self.observed.at(path).is_none() {
+                continue;
+            }
+            match self.alteration.remove(path) {
+                // Somebody has made something in it since it was decided, and keeps that.
+                Err(failure) if failure.errno() == Errno::NOTEMPTY => {
+                    done.insert(index, true);
+                }
+                removed => removed.map_err(|failure| (path.clone(), failure))?,
             }
         }
         let mut first_names: HashMap<usize, usize> = HashMap::new();
-        for &index in &self.steps.follow {
-            let Some(new) = self.becomes(index) else {
+        for &index in &steps.follow {
+            let entry = &table.entries[index];
+            let Some(new) = &entry.new else { continue };
+            if done[&index] {
                 continue;
-            };
+            }
             let first = *first_names.entry(first_name(index, new)).or_insert(index);
-            if !done[&index] {
-                self.at(index, |path| self.put(path, new, first, index))?;
-            }
+            let put = match first == index {
+                true => self.put(&entry.path, new),
+                false => self
+                    .alteration
+                    .link(&table.entries[first].path, &entry.path),
+            };
+            put.map_err(|failure| (entry.path.clone(), failure))?;
         }
-        for &index in self.steps.follow.iter().rev() {
-            if let Some(new) = self
-                .becomes(index)
-                .filter(|new| new.content == Content::Directory)
+        for &index in steps.follow.iter().rev() {
+            let entry = &table.entries[index];
+            if let Some(new) = &entry.new
+                && new.content == Content::Directory
             {
-                self.at(index, |path| self.describe(path, &new.metadata))?;
+                let described = self.alteration.describe(&entry.path, &new.metadata);
+                described.map_err(|failure| (entry.path.clone(), failure))?;
             }
         }
-        for (path, seconds, nanoseconds) in self.steps.mtimes.iter().rev() {
+        for (path, seconds, nanoseconds) in steps.mtimes.iter().rev() {
             let time = Time {
                 seconds: *seconds,
                 nanoseconds: *nanoseconds,
             };
-            let set = self.set_mtime(path.as_bytes(), time);
-            set.map_err(|failure| (path.as_bytes().to_vec(), failure))?;
+            match self.alteration.set_mtime(path.as_bytes(), time) {
+                Err(failure) if failure.errno() == Errno::NOENT => {}
+                set => set.map_err(|failure| (path.as_bytes().to_vec(), failure))?,
+            }
         }
         Ok(())
     }
 
-    fn at<T>(&self, index: usize, step: impl FnOnce(&[u8]) -> Outcome<T>) -> Done<T> {
-        let path = &self.table.entries[index].path;
-        step(path).map_err(|failure| (path.clone(), failure))
-    }
-
-    fn becomes(&self, index: usize) -> Option<&PathVersion> {
-        self.table.entries[index].new.as_ref()
+    fn put(&mut self, path: &[u8], new: &PathVersion) -> Outcome<()> {
+        let number = self.numbers.pop().ok_or(Errno::NOSPC)?;
+        self.alteration
+            .put(path, number, &new.content, &new.metadata)
     }
 
     fn seen(&self, index: usize) -> Option<&Seen> {
@@ -209,23 +248,32 @@ impl Run<'_> {
     fn done(&self) -> HashMap<usize, bool> {
         let mut names: HashMap<usize, Vec<usize>> = HashMap::new();
         for &index in &self.steps.follow {
-            if let Some(new) = self.becomes(index) {
+            if let Some(new) = &self.table.entries[index].new {
                 names.entry(first_name(index, new)).or_default().push(index);
             }
         }
         let is_done = |&index: &usize| -> (usize, bool) {
-            let Some(new) = self.becomes(index) else {
-                return (index, self.seen(index).is_none());
+            let entry = &self.table.entries[index];
+            let seen = self.seen(index);
+            let is_of_the_patch = seen.is_none_or(|seen| {
+                let versions = [&entry.old, &entry.new].into_iter().flatten();
+                versions.into_iter().any(|version| is_like(version, seen))
+            });
+            if !is_of_the_patch {
+                // Whoever made it since it was decided keeps it.
+                return (index, true);
+            }
+            let Some(new) = &entry.new else {
+                return (index, seen.is_none());
             };
             if new.content == Content::Directory {
-                return (index, self.seen(index).is_some_and(Seen::is_directory));
+                return (index, seen.is_some_and(Seen::is_directory));
             }
             let group = &names[&first_name(index, new)];
             let number = self.seen(group[0]).map(|seen| seen.number);
             let all = group.iter().all(|&name| {
                 self.seen(name).is_some_and(|seen| {
-                    seen.content == new.content
-                        && seen.metadata == new.metadata
+                    is_like(new, seen)
                         && Some(seen.number) == number
                         && seen.links as usize == group.len()
                 })
@@ -234,74 +282,13 @@ impl Run<'_> {
         };
         self.steps.follow.iter().map(is_done).collect()
     }
+}
 
-    /// The directory that a path is in, and its name there.
-    fn parent<'p>(&self, path: &'p [u8]) -> Outcome<(Found<'_>, &'p [u8])> {
-        let above = above(path).unwrap_or_default();
-        let start = if above.is_empty() { 0 } else { above.len() + 1 };
-        Ok((self.find(above)?, &path[start..]))
-    }
-
-    fn find(&self, path: &[u8]) -> Outcome<Found<'_>> {
-        let mut found = Found {
-            filesystem: self.filesystem,
-            node: self.filesystem.root().clone(),
-            numbers: Vec::new(),
-        };
-        for name in path
-            .split(|&byte| byte == b'/')
-            .filter(|name| !name.is_empty())
-        {
-            let attributes = self.filesystem.lookup(&found.node, name)?;
-            found.numbers.push(attributes.number);
-            found.node = self.filesystem.node(attributes.number)?;
-        }
-        Ok(found)
-    }
-
-    fn remove(&self, path: &[u8], index: usize) -> Outcome<()> {
-        let Some(seen) = self.seen(index) else {
-            return Ok(());
-        };
-        let (parent, name) = self.parent(path)?;
-        match seen.is_directory() {
-            true => self.filesystem.rmdir(&parent.node, name),
-            false => self.filesystem.unlink(&parent.node, name),
-        }
-    }
-
-    /// `first`: the position of the first name of the same file that is made.
-    fn put(&self, path: &[u8], new: &PathVersion, first: usize, index: usize) -> Outcome<()> {
-        let (parent, name) = self.parent(path)?;
-        if first != index {
-            let file = self.find(&self.table.entries[first].path)?;
-            let linked = self.filesystem.link(&file.node, &parent.node, name)?;
-            // The link counts as a look-up.
-            self.filesystem.forget(linked.number, 1);
-            return Ok(());
-        }
-        let put = self
-            .filesystem
-            .put(&parent.node, name, &new.content, &new.metadata);
-        put.map(|_| ())
-    }
-
-    fn describe(&self, path: &[u8], metadata: &Metadata) -> Outcome<()> {
-        let found = self.find(path)?;
-        self.filesystem.describe(&found.node, metadata)
-    }
-
-    fn set_mtime(&self, path: &[u8], time: Time) -> Outcome<()> {
-        let found = self.find(path)?;
-        if self.filesystem.attributes(&found.node)?.mtime != time {
-            let changes = Changes {
-                mtime: Some(NewTime::At(time)),
-                ..Changes::default()
-            };
-            self.filesystem.set_attributes(&found.node, &changes)?;
-        }
-        Ok(())
-    }
+/// Whether it is a version, but for the names of the file; of directories, one at all.
+fn is_like(version: &PathVersion, seen: &Seen) -> bool {
+    version.content == seen.content
+        && (seen.is_directory() || version.metadata == seen.metadata)
+        && !seen.is_written
 }
 
 fn first_name(index: usize, version: &PathVersion) -> usize {

@@ -4,36 +4,75 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::decide::{Conflict, Decision, decide};
-use super::observe::observe;
+use super::known::Known;
+use super::observe::{Observed, observe};
 use super::steps::Steps;
 use crate::archive::patch::{ContentId, PatchTable};
 use crate::error::Result;
 use crate::filesystem::Filesystem;
+use crate::filesystem::follow::Alteration;
+use crate::filesystem::settling::Affected;
 use crate::ops::Context;
 use crate::ops::report::{AppliedConflict, AppliedImage};
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::{Image, Reads};
+use crate::store::objects::Objects;
 
-/// An image, what it shows at the paths of a patch, and what is to become of it.
+/// How often files that were not there before are read.
+const ATTEMPTS: usize = 3;
+
+/// An image, and what is known of its own files.
 pub(super) struct Target {
     pub image: Image,
     pub filesystem: Arc<Filesystem>,
+    known: Known,
+}
+
+/// What an image shows at the paths of a patch, and what is to become of it.
+pub(super) struct Look {
+    pub observed: Observed,
     pub steps: Steps,
+    pub affected: Affected,
     pub report: AppliedImage,
     /// Where it has contents of the patch that are no objects.
     pub contents: HashMap<ContentId, Vec<u8>>,
 }
 
+impl Look {
+    pub(super) fn conflicts(&self) -> bool {
+        !self.report.conflicts.is_empty()
+    }
+}
+
 impl Target {
     /// Looks at an image, and decides.
-    pub(super) fn new(context: &Context, image: Image, table: &PatchTable) -> Result<Self> {
+    pub(super) fn new(context: &Context, image: Image, table: &PatchTable) -> Result<(Self, Look)> {
         let filesystem = context.images.withheld_filesystem(image.id)?;
-        let observed = observe(&filesystem, context.store.objects(), table)?;
-        let held = context.store.catalog().holds(image.id)?;
+        let known = known_of(&filesystem, context.store.objects(), table)?;
+        let target = Self {
+            image,
+            filesystem,
+            known,
+        };
+        let alteration = target.filesystem.alter();
+        let look = target.look(context, &alteration, table)?;
+        drop(alteration);
+        Ok((target, look))
+    }
+
+    /// Looks at it again, while it is still, and decides.
+    pub(super) fn look(
+        &self,
+        context: &Context,
+        still: &Alteration<'_>,
+        table: &PatchTable,
+    ) -> Result<Look> {
+        let observed = observe(still, context.store.objects(), table, &self.known)?;
+        let held = context.store.catalog().holds(self.image.id)?;
         let decisions = decide(table, &observed, &held);
         let steps = Steps::of(table, &observed, &decisions);
         let mut report = AppliedImage {
-            image: image.name.clone(),
+            image: self.image.name.clone(),
             changed: 0,
             unchanged: 0,
             conflicts: Vec::new(),
@@ -48,14 +87,31 @@ impl Target {
                 }),
             }
         }
-        Ok(Self {
+        Ok(Look {
+            affected: steps.affected(table, &observed),
             contents: observed.private_contents(),
-            image,
-            filesystem,
+            observed,
             steps,
             report,
         })
     }
+}
+
+/// Reads the files of an image's own at the paths of a patch, while the image may be used.
+pub(super) fn known_of(
+    filesystem: &Filesystem,
+    objects: &Objects,
+    table: &PatchTable,
+) -> Result<Known> {
+    let mut known = Known::default();
+    for _ in 0..ATTEMPTS {
+        let observed = observe(&filesystem.alter(), objects, table, &known)?;
+        if observed.unknown().is_empty() {
+            break;
+        }
+        known.read(filesystem, objects, observed.unknown())?;
+    }
+    Ok(known)
 }
 
 impl std::fmt::Display for Conflict {
@@ -67,6 +123,7 @@ impl std::fmt::Display for Conflict {
             Conflict::NotEmpty => "what it holds stays",
             Conflict::NoDirectory => "there is no directory for it",
             Conflict::Held => "it is held",
+            Conflict::Written => "somebody is writing to it",
         })
     }
 }

@@ -3,15 +3,18 @@
 
 use std::collections::HashSet;
 
+use super::observe::observe;
 use super::steps::Steps;
+use super::target::known_of;
 use crate::archive::patch::PatchFile;
 use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::store::catalog::{Image, Reads};
-use crate::store::number::ImageId;
+use crate::store::number::{ImageId, Number};
 use crate::store::{Access, Store};
 
-/// Images that nobody else gets to use.
+/// Images that nobody else gets to look at in this process, but who uses them already, through what they
+/// use.
 pub(super) struct Withheld<'a> {
     context: &'a Context,
     images: Vec<ImageId>,
@@ -21,27 +24,20 @@ impl<'a> Withheld<'a> {
     /// Takes images away from everybody else.
     ///
     /// # Errors
-    /// One is mounted or in use (kind Busy).
-    pub(super) fn take(context: &'a Context, images: &[Image]) -> Result<Self> {
+    /// One lacks something of a change before (kind Busy).
+    pub(super) fn take<'i>(
+        context: &'a Context,
+        images: impl IntoIterator<Item = &'i Image>,
+    ) -> Result<Self> {
         let mut withheld = Self {
             context,
             images: Vec::new(),
         };
         for image in images {
-            context.images.view(image)?;
             let object = format!("image {}", image.name);
             let changing = Error::busy(&object, "a change of its family is being applied");
-            context
-                .images
-                .withhold_unused(image.id, changing)
-                .map_err(|cause| {
-                    let place = context.mounted_on(image.id).into_iter().next();
-                    match place {
-                        Some(place) => Error::busy(&object, format!("it is mounted on {place}"))
-                            .remedy(format!("foldfs unmount {place}")),
-                        None => Error::busy(&object, cause).remedy("try again"),
-                    }
-                })?;
+            let taken = context.images.withhold_free(image.id, changing);
+            taken.map_err(|cause| Error::busy(&object, cause).remedy("try again"))?;
             withheld.images.push(image.id);
         }
         Ok(withheld)
@@ -93,55 +89,73 @@ pub fn check_left(store: &Store, change: i64, image: ImageId) -> Result<()> {
     steps.refuse_other(patch.table(), image)
 }
 
+/// Says of an error that it came after the commit.
+pub(super) fn is_made(error: Error) -> Error {
+    let cause = format!("a change is made, but not in all images: {}", error.cause);
+    Error { cause, ..error }
+}
+
 /// Carries out what is left of all changes.
 ///
 /// # Errors
 /// Those of the host: the first one; other images are brought along nonetheless.
-pub(super) fn finish(context: &Context) -> Result<()> {
-    finish_all(context).map_err(|error| {
-        let cause = format!("a change is made, but not in all images: {}", error.cause);
-        Error { cause, ..error }
-    })
+fn finish(context: &Context) -> Result<()> {
+    finish_all(context).map_err(is_made)
 }
 
 fn finish_all(context: &Context) -> Result<()> {
     let store = &context.store;
     let left = store.unfinished_changes()?;
-    if left.is_empty() {
-        return Ok(());
-    }
     // What is done now is to be found in this catalog only.
     store.ensure_backup()?;
     let mut outcome = Ok(());
-    let mut done = Vec::new();
     for changes in left.chunk_by(|left, right| left.0 == right.0) {
         let Some(&(change, _)) = changes.first() else {
             continue;
         };
         let patch = PatchFile::open(&store.change_path(change))?;
         for &(change, image) in changes {
-            match finish_image(context, &patch, change, image) {
-                Ok(()) => done.push((change, image)),
-                Err(error) => outcome = outcome.and(Err(error)),
+            if let Err(error) = finish_image(context, &patch, change, image) {
+                outcome = outcome.and(Err(error));
             }
         }
     }
-    store.sync()?;
-    for (change, image) in done {
-        store.finish_change(change, image)?;
-    }
+    store.finish_changes()?;
     outcome
 }
 
 fn finish_image(context: &Context, patch: &PatchFile, change: i64, image: ImageId) -> Result<()> {
     let store = &context.store;
-    if store.catalog().image(image)?.is_none() {
-        return Ok(());
-    }
+    let Some(row) = store.catalog().image(image)? else {
+        return store.is_carried_out(change, image);
+    };
     let about = format!("changes/{change}-{image}");
     let steps = Steps::decode(&store.change_steps(change, image)?, &about)?;
+    let table = patch.table();
+    steps.refuse_other(table, image)?;
     let filesystem = context.images.withheld_filesystem(image)?;
-    steps.carry_out(&filesystem, store.objects(), patch.table())
+    let known = known_of(&filesystem, store.objects(), table)?;
+    let numbers = numbers(store, steps.inodes())?;
+    let still = filesystem.alter();
+    let affected = steps.affected(table, &observe(&still, store.objects(), table, &known)?);
+    drop(still);
+    let unsettled = filesystem.unsettle(&affected);
+    let changing = context.images.change_lock(row.family);
+    let changing = changing.write();
+    let mut alteration = filesystem.alter();
+    let observed = observe(&alteration, store.objects(), table, &known)?;
+    steps.carry_out(&mut alteration, &observed, table, numbers)?;
+    store.is_carried_out(change, image)?;
+    drop((alteration, changing));
+    filesystem.tell_changed(&affected);
+    drop(unsettled);
+    Ok(())
+}
+
+/// Numbers for new inodes: to be had before any lock.
+pub(super) fn numbers(store: &Store, count: usize) -> Result<Vec<Number>> {
+    let numbers = (0..count).map(|_| store.numbers().next());
+    numbers.collect()
 }
 
 /// The images that lack something of a change, which nobody gets to use; `None` if that is not known.

@@ -15,15 +15,12 @@ use fuser::{
 };
 
 use super::answer::{
-    FOREVER, GENERATION, answer, caller, empty, entry, kept, permissions, set_id_of_caller,
-    set_id_of_write, xattr,
+    answer, caller, empty, kept, permissions, set_id_of_caller, set_id_of_write, xattr,
 };
 use super::capabilities::{DATA_MAX, negotiate, pass_through};
-use super::convert::{errno, file_attr, file_type, no_attr, number, rdev_from_kernel, time_change};
+use super::convert::{errno, file_attr, number, rdev_from_kernel, time_change};
 use crate::filesystem::Filesystem;
-use crate::filesystem::attributes::Attributes;
 use crate::filesystem::data::Seek;
-use crate::filesystem::directory::Entry;
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
 use crate::filesystem::passthrough::{Change, Passthrough};
@@ -89,21 +86,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = match (name.as_bytes(), number(parent)) {
-            // For a file handle: the inode itself, or the directory above it.
-            (b".", Ok(number)) => self.filesystem.recall(number, flip_of(parent.0)),
-            (b"..", Ok(number)) => self.filesystem.recall_parent(number),
-            (name, _) => self
-                .node(parent)
-                .and_then(|parent| self.filesystem.lookup(&parent, name)),
-        };
-        match found {
-            // Nodeid 0: that there is no such name may be believed as long as anything else.
-            Err(failure) if failure.errno() == rustix::io::Errno::NOENT => {
-                reply.entry(&FOREVER, &no_attr(), GENERATION);
-            }
-            found => entry(reply, found),
-        }
+        self.look_up(parent, name, reply);
     }
 
     fn forget(&self, _req: &Request, nodeid: INodeNo, count: u64) {
@@ -113,10 +96,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, nodeid: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let attributes = self
-            .node(nodeid)
-            .and_then(|node| self.filesystem.attributes(&node));
-        answer!(reply, attributes, attributes => reply.attr(&kept(&attributes), &file_attr(&attributes)));
+        self.get_attributes(nodeid, reply);
     }
 
     fn setattr(
@@ -161,8 +141,11 @@ impl fuser::Filesystem for Adapter {
         }
         let long = size.is_some() && self.is_long(self.filesystem.needs_promotion(&node));
         self.run(long, move |filesystem| {
+            // What takes long is of a file, whose attributes no change of names alters.
+            let answering = (!long).then(|| filesystem.answering());
             let attributes = filesystem.set_attributes(&node, &changes);
-            answer!(reply, attributes, attributes => reply.attr(&kept(&attributes), &file_attr(&attributes)));
+            let keeps = answering.as_ref().is_none_or(|answering| answering.keeps());
+            answer!(reply, attributes, attributes => reply.attr(&kept(&attributes, keeps), &file_attr(&attributes)));
         });
     }
 
@@ -183,14 +166,13 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.node(parent).and_then(|parent| {
+        self.made(reply, |filesystem| {
+            let parent = self.node(parent)?;
             let file_type = FileType::from_mode(mode).unwrap_or(FileType::Regular);
             let permissions = permissions(req, mode, umask);
             let rdev = rdev_from_kernel(rdev);
-            self.filesystem
-                .make_node(&parent, name.as_bytes(), file_type, rdev, &permissions)
+            filesystem.make_node(&parent, name.as_bytes(), file_type, rdev, &permissions)
         });
-        entry(reply, made);
     }
 
     fn mkdir(
@@ -203,11 +185,10 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let permissions = permissions(req, mode, umask);
-        let made = self.node(parent).and_then(|parent| {
-            self.filesystem
-                .make_directory(&parent, name.as_bytes(), &permissions)
+        self.made(reply, |filesystem| {
+            let parent = self.node(parent)?;
+            filesystem.make_directory(&parent, name.as_bytes(), &permissions)
         });
-        entry(reply, made);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -235,11 +216,10 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        let made = self.node(parent).and_then(|parent| {
-            self.filesystem
-                .make_symlink(&parent, name.as_bytes(), target, caller(req))
+        self.made(reply, |filesystem| {
+            let parent = self.node(parent)?;
+            filesystem.make_symlink(&parent, name.as_bytes(), target, caller(req))
         });
-        entry(reply, made);
     }
 
     fn rename(
@@ -276,11 +256,11 @@ impl fuser::Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let linked = self.node(nodeid).and_then(|node| {
+        self.made(reply, |filesystem| {
+            let node = self.node(nodeid)?;
             let parent = self.node(parent)?;
-            self.filesystem.link(&node, &parent, name.as_bytes())
+            filesystem.link(&node, &parent, name.as_bytes())
         });
-        entry(reply, linked);
     }
 
     fn open(&self, req: &Request, nodeid: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -394,16 +374,9 @@ impl fuser::Filesystem for Adapter {
         nodeid: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let read = self.node(nodeid).and_then(|node| {
-            self.filesystem.read_directory(&node, offset, &mut |entry| {
-                let number = INodeNo(entry.number.get());
-                let name = OsStr::from_bytes(entry.name);
-                !reply.add(number, entry.cookie, file_type(entry.file_type), name)
-            })
-        });
-        answer!(reply, read, _done => reply.ok());
+        self.list(nodeid, offset, reply);
     }
 
     fn readdirplus(
@@ -412,21 +385,9 @@ impl fuser::Filesystem for Adapter {
         nodeid: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let take = &mut |entry: &Entry<'_>, attributes: &Attributes| {
-            !reply.add(
-                INodeNo(entry.number.get()),
-                entry.cookie,
-                OsStr::from_bytes(entry.name),
-                &kept(attributes),
-                &file_attr(attributes),
-                GENERATION,
-            )
-        };
-        let read = self.node(nodeid);
-        let read = read.and_then(|node| self.filesystem.read_directory_plus(&node, offset, take));
-        answer!(reply, read, _done => reply.ok());
+        self.list_plus(nodeid, offset, reply);
     }
 
     fn fsyncdir(

@@ -10,6 +10,7 @@ use crate::filesystem::attributes::Attributes;
 use crate::filesystem::create::Permissions;
 use crate::filesystem::data::SetId;
 use crate::filesystem::failure::Outcome;
+use crate::filesystem::settling::Answering;
 
 /// How long the kernel may believe entries and attributes: only it and we can change them, and what
 /// the background changes it is told of.
@@ -46,16 +47,24 @@ macro_rules! answer {
 pub(super) use answer;
 
 /// How long the kernel may believe attributes.
-pub(super) fn kept(attributes: &Attributes) -> Duration {
-    match attributes.identity.volatile {
-        true => Duration::ZERO,
-        false => FOREVER,
+pub(super) fn kept(attributes: &Attributes, keeps: bool) -> Duration {
+    kept_name(keeps && !attributes.identity.volatile)
+}
+
+/// How long the kernel may believe what a name leads to.
+pub(super) fn kept_name(keeps: bool) -> Duration {
+    match keeps {
+        true => FOREVER,
+        false => Duration::ZERO,
     }
 }
 
-pub(super) fn entry(reply: ReplyEntry, outcome: Outcome<Attributes>) {
+pub(super) fn entry(reply: ReplyEntry, answering: &Answering<'_>, outcome: Outcome<Attributes>) {
+    let keeps = answering.keeps();
     answer!(reply, outcome, attributes => {
-        reply.entry_with_ttls(&kept(&attributes), &FOREVER, &entry_attr(&attributes), GENERATION);
+        let (attribute_ttl, entry_ttl) = (kept(&attributes, keeps), kept_name(keeps));
+        let attr = entry_attr(&attributes);
+        reply.entry_with_ttls(&attribute_ttl, &entry_ttl, &attr, GENERATION);
     });
 }
 

@@ -4,6 +4,7 @@ pub mod adapter;
 mod answer;
 mod capabilities;
 mod convert;
+mod entries;
 pub mod mount;
 mod opening;
 pub mod pool;

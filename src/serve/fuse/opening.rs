@@ -10,7 +10,7 @@ use fuser::{
 };
 
 use super::adapter::Adapter;
-use super::answer::{FOREVER, GENERATION, answer, set_id_of_caller};
+use super::answer::{GENERATION, answer, kept_name, set_id_of_caller};
 use super::convert::{entry_attr, errno};
 use crate::filesystem::create::Permissions;
 use crate::filesystem::data::SetId;
@@ -76,6 +76,7 @@ impl Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let answering = self.filesystem.answering();
         let created = self.node(parent).and_then(|parent| {
             let attributes = self
                 .filesystem
@@ -98,11 +99,12 @@ impl Adapter {
             // It is empty: a mapping that writes comes only after a request that is answered with
             // attributes that the kernel must not keep.
             let (attr, handle) = (entry_attr(&attributes), FileHandle(handle));
+            let keep = kept_name(answering.keeps());
             match told(way) {
-                Told::Cached(flags) => reply.created(&FOREVER, &attr, GENERATION, handle, flags),
+                Told::Cached(flags) => reply.created(&keep, &attr, GENERATION, handle, flags),
                 Told::Direct(id) => {
                     let flags = FopenFlags::empty();
-                    reply.created_passthrough(&FOREVER, &attr, GENERATION, handle, flags, &id);
+                    reply.created_passthrough(&keep, &attr, GENERATION, handle, flags, &id);
                 }
             }
         });
