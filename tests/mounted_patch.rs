@@ -392,11 +392,20 @@ fn no_byte_of_a_guest_that_works_at_the_same_paths_is_lost() {
                 })
                 .collect();
             let end = End(&ends);
+            let checks = scope.spawn(|| {
+                let mut checks = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    world.store.ok(&["check"]);
+                    checks += 1;
+                }
+                checks
+            });
             for patch in &patches {
                 let ran = world.apply(patch);
                 assert!(matches!(ran.code, 0 | 3), "{}", ran.stderr);
             }
             drop(end);
+            assert!(checks.join().unwrap() > 0);
             let workers = workers.into_iter();
             workers.map(|worker| worker.join().unwrap()).collect()
         });

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use family::guest::Guest;
 use family::{Fixture, Snapshot, settle_at, symlink, write};
 use foldfs::filesystem::data::SetId;
+use foldfs::filesystem::failure::Outcome;
 use foldfs::filesystem::open::OpenFlags;
+use foldfs::filesystem::set_attributes::Changes;
 use foldfs::filesystem::transport::Register;
 use foldfs::fold::placement;
 use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict};
@@ -491,4 +493,87 @@ fn check_knows_what_belongs_to_a_change() {
     );
     std::fs::write(&patch, &good).unwrap();
     world.assert_sound();
+}
+
+#[test]
+fn what_a_guest_does_between_the_look_and_the_change_counts() {
+    let world = World::new();
+    let base = world.guest("f");
+    base.create("etc/empty").unwrap();
+    base.create("etc/own").unwrap();
+    base.write("etc/own", b"own").unwrap();
+    drop(base);
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world.clone("f", "three");
+    let new = world.guest("new");
+    for path in [
+        "etc/hosts",
+        "etc/empty",
+        "etc/own",
+        "usr/a",
+        "usr/sub/deep/d",
+    ] {
+        new.write(path, b"patched").unwrap();
+    }
+    new.chmod("etc", 0o700).unwrap();
+    new.create("opt").unwrap();
+    new.unlink("usr/b").unwrap();
+    drop(new);
+    let file = world.create("old", "new");
+    let options = ApplyOptions {
+        file,
+        keys: Vec::new(),
+        family: "f".into(),
+        on_conflict: OnConflict::Keep,
+        who: String::new(),
+        why: String::new(),
+    };
+    type Act = fn(&Guest) -> Outcome<()>;
+    let acts: [(&str, Act); 12] = [
+        ("nothing", |_| Ok(())),
+        ("a write", |guest| guest.write("etc/hosts", b"mine")),
+        ("a write to an own file", |guest| {
+            guest.write("etc/own", b"OWN")
+        }),
+        ("a write to an empty file", |guest| {
+            guest.write("etc/empty", b"mine")
+        }),
+        ("chmod", |guest| guest.chmod("etc/hosts", 0o600)),
+        ("chmod of a directory", |guest| guest.chmod("etc", 0o711)),
+        ("unlink", |guest| guest.unlink("etc/hosts")),
+        ("what is new is there", |guest| guest.mkdir("opt")),
+        ("a directory is renamed", |guest| {
+            guest.rename("usr/sub", "moved")
+        }),
+        ("another one has its name", |guest| {
+            guest.exchange("usr/sub", "etc")
+        }),
+        ("another name", |guest| guest.link("usr/b", "another")),
+        ("what went", |guest| guest.unlink("usr/b")),
+    ];
+    for (what, act) in acts {
+        let fixture = world.fixture.copy_in_memory();
+        let context = &fixture.context;
+        let guest = Guest(fixture.filesystem("three"));
+        // Its own, although they are what the patch says was there.
+        for path in ["etc/empty", "etc/own"] {
+            let (node, attributes) = family::find(&guest.0, path).unwrap();
+            guest.chmod(path, 0o600).unwrap();
+            let changes = Changes {
+                mode: Some(attributes.mode),
+                ..Changes::default()
+            };
+            guest.0.set_attributes(&node, &changes).unwrap();
+        }
+        let (old, new) = (fixture.snapshot("old"), fixture.snapshot("new"));
+        let plan = patch::plan(context, &options, &Silent).unwrap();
+        act(&guest).expect(what);
+        let now = fixture.snapshot("three");
+        let merged = merge(&old, &new, &now);
+        let report = patch::apply(context, plan, &Silent).unwrap();
+        merged.assert_shown(&fixture.snapshot("three"), what);
+        assert_eq!(conflicts(&report, "three"), merged.conflicts, "{what}");
+        fixture.assert_sound(what);
+    }
 }

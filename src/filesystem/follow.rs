@@ -18,8 +18,9 @@ use crate::store::metadata::{Content, FileType, Metadata, Time};
 use crate::store::number::Number;
 use crate::sys::durable;
 
-/// As long as it lives nobody else sees or changes a name of the image; who alters something with it holds
-/// the family's change lock exclusively, too. Paths have no leading '/'; the root's is empty.
+/// As long as it lives nobody else sees or changes a name of the image. Who alters something with it holds
+/// the family's change lock exclusively since before, or knows that nobody uses the image. Paths have no
+/// leading '/'; the root's is empty.
 pub struct Alteration<'a> {
     filesystem: &'a Filesystem,
     is_begun: bool,

@@ -56,7 +56,7 @@ pub struct ApplyReport {
 }
 
 /// What became of a patch in one image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AppliedImage {
     /// Its name; the base has the family's.
     pub image: String,

@@ -185,6 +185,8 @@ fn looked_at_again(context: &Context, image: &Image) -> Result<Findings> {
         }
         return Ok(found);
     }
+    // A change of the family may be under way.
+    let _alone = context.alone();
     let change = context.images.change_lock(image.family);
     let _unchanged = change.write();
     look()

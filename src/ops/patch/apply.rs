@@ -17,17 +17,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::contents;
+use super::make::make;
 use super::target::{Look, Target};
-use super::unfinished::{self, Withheld};
 use crate::archive::patch::{PatchFile, PublicKey};
 use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::ops::report::ApplyReport;
 use crate::progress::Progress;
-use crate::store::Store;
-use crate::store::catalog::{Change, Family, ImageRole, Reads};
-use crate::store::metadata::Time;
+use crate::store::catalog::{Family, Image, ImageRole, Reads};
 
 /// What becomes of a patch where an image has a version of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -62,12 +59,13 @@ const ATTEMPTS: usize = 8;
 
 /// What an application will do, if no guest is at work at its paths until then.
 pub struct ApplyPlan {
-    options: ApplyOptions,
-    family: Family,
-    patch: PatchFile,
-    targets: Vec<Target>,
+    pub(super) options: ApplyOptions,
+    pub(super) family: Family,
+    pub(super) patch: PatchFile,
+    /// Those that somebody uses come first: they wait for nobody else.
+    pub(super) targets: Vec<Target>,
     /// Of each target.
-    looks: Vec<Look>,
+    pub(super) looks: Vec<Look>,
 }
 
 impl ApplyPlan {
@@ -79,7 +77,9 @@ impl ApplyPlan {
 
     /// What is reported before and after.
     pub fn report(&self, change: Option<i64>) -> ApplyReport {
-        let images = self.looks.iter().map(|look| look.report.clone());
+        let mut images: Vec<_> = self.targets.iter().zip(&self.looks).collect();
+        images.sort_by_key(|(target, _)| target.image.id);
+        let images = images.into_iter().map(|(_, look)| look.report.clone());
         ApplyReport {
             file: self.options.file.clone().into(),
             family: self.family.name.clone(),
@@ -97,6 +97,11 @@ impl ApplyPlan {
     fn look(&mut self, context: &Context, progress: &dyn Progress) -> Result<()> {
         let mut images = context.store.catalog().images_of(self.family.id)?;
         images.retain(|image| image.role != ImageRole::Working);
+        let is_served = |image: &Image| {
+            let live = context.images.live(image.id);
+            live.is_some_and(|live| live.is_served())
+        };
+        images.sort_by_key(|image| !is_served(image));
         self.targets.clear();
         self.looks.clear();
         for image in images {
@@ -177,118 +182,4 @@ pub fn apply(
         Error::busy(object, "guests are at work at the same paths all the time")
             .remedy("try again, or unmount their images"),
     )
-}
-
-/// Makes the change; `None`, and nothing has happened, where guests have done since what needs another
-/// preparation. The plan's looks are those by which it was made.
-fn make(context: &Context, plan: &mut ApplyPlan, progress: &dyn Progress) -> Result<Option<i64>> {
-    let store = &context.store;
-    let (patch, table) = (&plan.patch, plan.patch.table());
-    let needed = contents::needed(store, patch, &plan.looks)?;
-    contents::provide(
-        store,
-        patch,
-        (&plan.targets, &plan.looks),
-        &needed,
-        progress,
-    )?;
-    let mut prepared = Vec::new();
-    let mut kept = Vec::new();
-    for (target, look) in plan.targets.iter().zip(&plan.looks) {
-        let steps = look.steps.encode()?;
-        if !look.steps.is_empty() {
-            kept.push((target.image.id, steps.clone()));
-        }
-        prepared.push((steps, unfinished::numbers(store, look.steps.inodes())?));
-    }
-    let change = store.catalog().next_change_id()?;
-    let _readers = store.alter_placement()?;
-    store.keep_change(change, patch.file(), &kept)?;
-    if let Err(error) = prove_kept(store, change, patch) {
-        store.drop_uncommitted()?;
-        return Err(error);
-    }
-    store.sync()?;
-
-    let withheld = Withheld::take(context, plan.targets.iter().map(|target| &target.image))?;
-    let unsettled = plan.targets.iter().zip(&plan.looks);
-    let unsettled = unsettled.map(|(target, look)| target.filesystem.unsettle(&look.affected));
-    let unsettled: Vec<_> = unsettled.collect();
-    progress.message("changing the images");
-    let changing = context.images.change_lock(plan.family.id);
-    let changing = changing.write();
-    let stills = plan.targets.iter().map(|target| target.filesystem.alter());
-    let mut stills: Vec<_> = stills.collect();
-
-    let mut looks = Vec::new();
-    let mut is_rewritten = false;
-    for (place, (target, still)) in plan.targets.iter().zip(&stills).enumerate() {
-        let look = target.look(context, still, table)?;
-        let (steps, numbers) = &prepared[place];
-        let is_prepared = look.affected.is_within(&plan.looks[place].affected)
-            && look.steps.inodes() <= numbers.len();
-        if !is_prepared || plan.options.on_conflict == OnConflict::Fail && look.conflicts() {
-            return Ok(None);
-        }
-        let now = look.steps.encode()?;
-        if now != *steps {
-            store.keep_steps(change, target.image.id, &now)?;
-            is_rewritten = true;
-        }
-        looks.push(look);
-    }
-    if !contents::needed(store, patch, &looks)?.is_empty() {
-        return Ok(None);
-    }
-    if is_rewritten {
-        store.sync()?;
-    }
-    let transaction = store.catalog().transaction()?;
-    transaction.add_change(&Change {
-        id: change,
-        family: plan.family.id,
-        time: Time::now().seconds,
-        who: plan.options.who.clone(),
-        kind: String::from("apply"),
-        why: plan.options.why.clone(),
-    })?;
-    store.commit_generation(transaction)?;
-
-    // What is done now is to be found in this catalog only.
-    let mut outcome = store.ensure_backup();
-    if outcome.is_ok() {
-        let work = plan.targets.iter().zip(&looks).zip(&mut stills);
-        for (((target, look), still), (_, numbers)) in work.zip(prepared) {
-            let image = target.image.id;
-            let is_kept = !look.steps.is_empty() || kept.iter().any(|(kept, _)| *kept == image);
-            if !is_kept {
-                continue;
-            }
-            let done = look.steps.carry_out(still, &look.observed, table, numbers);
-            let done = done.and_then(|()| store.is_carried_out(change, image));
-            outcome = outcome.and(done);
-        }
-    }
-    drop((stills, changing));
-    plan.looks = looks;
-    for (target, look) in plan.targets.iter().zip(&plan.looks) {
-        target.filesystem.tell_changed(&look.affected);
-    }
-    drop(unsettled);
-    let outcome = outcome.and(store.finish_changes());
-    drop(withheld);
-    outcome.map_err(unfinished::is_made)?;
-    Ok(Some(change))
-}
-
-/// That the store has got the very patch that was looked at: whoever made it may have written to it since.
-fn prove_kept(store: &Store, change: i64, patch: &PatchFile) -> Result<()> {
-    let kept = PatchFile::open(&store.change_path(change));
-    match kept.is_ok_and(|kept| kept.digest() == patch.digest()) {
-        true => Ok(()),
-        false => Err(
-            Error::failed("the patch", "it was altered while it was read")
-                .remedy("stop what writes to it, and try again"),
-        ),
-    }
 }

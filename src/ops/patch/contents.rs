@@ -17,10 +17,10 @@ use crate::sys::durable::{self, Step};
 const HOLE: usize = 64 << 10;
 
 /// The contents that somebody who follows the patch gets, and the store lacks.
-pub(super) fn needed(
+pub(super) fn needed<'a>(
     store: &Store,
     patch: &PatchFile,
-    looks: &[Look],
+    looks: impl Iterator<Item = &'a Look>,
 ) -> Result<BTreeSet<(usize, ContentId)>> {
     let entries = &patch.table().entries;
     let mut needed = BTreeSet::new();

@@ -45,6 +45,15 @@ impl Known {
         }
     }
 
+    /// Whether somebody may have written to one since it was read.
+    pub(super) fn is_over(&self) -> bool {
+        let leases = self.0.values().filter_map(|state| match state {
+            State::Read(_, lease) => lease.as_ref(),
+            State::Written => None,
+        });
+        leases.into_iter().any(WatchedLease::is_over)
+    }
+
     /// Reads files, each told by its number and its path.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod contents;
 mod create;
 mod decide;
 mod known;
+mod make;
 mod observe;
 mod show;
 mod steps;

@@ -29,7 +29,12 @@ pub(super) struct Target {
 }
 
 /// What an image shows at the paths of a patch, and what is to become of it.
+#[derive(Default)]
 pub(super) struct Look {
+    /// [`crate::filesystem::images::Images::changes`] before.
+    changes: u64,
+    /// An empty file gets a new version.
+    is_unread: bool,
     pub observed: Observed,
     pub steps: Steps,
     pub affected: Affected,
@@ -60,13 +65,29 @@ impl Target {
         Ok((target, look))
     }
 
-    /// Looks at it again, while it is still, and decides.
+    /// Whether nothing can have happened since a look. A write to a private file counts no change: it is
+    /// told by a lease, or not at all where there was nothing to read.
+    pub(super) fn is_as_before(
+        &self,
+        context: &Context,
+        look: &Look,
+        still: &Alteration<'_>,
+    ) -> bool {
+        let is_written = |&number| still.is_written(number);
+        context.images.changes(self.image.id) == look.changes
+            && !self.known.is_over()
+            && !look.is_unread
+            && !look.affected.files.iter().any(is_written)
+    }
+
+    /// Looks at it, while it is still, and decides.
     pub(super) fn look(
         &self,
         context: &Context,
         still: &Alteration<'_>,
         table: &PatchTable,
     ) -> Result<Look> {
+        let changes = context.images.changes(self.image.id);
         let observed = observe(still, context.store.objects(), table, &self.known)?;
         let held = context.store.catalog().holds(self.image.id)?;
         let decisions = decide(table, &observed, &held);
@@ -87,7 +108,14 @@ impl Target {
                 }),
             }
         }
+        let is_empty = |index: usize| {
+            let seen = observed.at(&table.entries[index].path);
+            seen.is_some_and(|seen| seen.content.size() == 0 && !seen.is_directory())
+        };
+        let is_unread = steps.follow().any(is_empty);
         Ok(Look {
+            changes,
+            is_unread,
             affected: steps.affected(table, &observed),
             contents: observed.private_contents(),
             observed,
