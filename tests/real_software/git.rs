@@ -16,7 +16,7 @@ const INDEXES: [&str; 5] = [
 const UNTOUCHED: &str = r#"
     for repository in project linked packed beside shallow; do
         git -C /srv/$repository diff-files
-        git -C /srv/$repository fsck --full --strict --no-dangling
+        git -C /srv/$repository fsck --connectivity-only --no-dangling
     done
 "#;
 

@@ -19,7 +19,7 @@ find . -type l -delete; chmod -R u=rwX,go=rX .
 tick; git add -A; git commit -qm 'everything'
 for branch in one two three; do
     git checkout -qb $branch main
-    for i in $(seq 8); do
+    for i in 1 2 3 4; do
         find headers -name '*.h' | sort | awk -v i=$i 'NR % 97 == i' | xargs sed -i "1i/* $branch */"
         printf '%s %s\n' $branch $i >>journal-$branch
         tick; git add -A; git commit -qm "$branch $i"

@@ -14,8 +14,8 @@ use crate::common::{self, assert_same_text, installed};
 /// Nothing that runs in a chroot takes longer, a cold archive included.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Between two folds of an image that works.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Between two folds of an image that works; with FOLDFS_TEST_SUITES=full (`make soak`) a tenth of it.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Namespaces of its own: what is mounted for the chroot goes with it, and so does every process,
 /// also when it is killed. There is no network in it.
@@ -49,7 +49,7 @@ impl Workshop {
         let tree = debian_tree(test, tree)?;
         let store = TestStore::new();
         store.import("first", &tree, "family");
-        store.import("twin", &tree, "family");
+        store.ok(&["clone", "first", "twin"]);
         let plain = store.place.join("plain");
         sample::copy(&tree, &plain);
         let first = mount(&store, "first");
@@ -86,13 +86,15 @@ impl Workshop {
     /// Folds until something is done, and at least once before it is. Returns how many files were
     /// folded meanwhile.
     pub fn while_folding<T: Send>(&self, work: impl FnOnce() -> T + Send) -> (T, u64) {
+        let is_full = std::env::var("FOLDFS_TEST_SUITES").is_ok_and(|form| form == "full");
+        let pause = if is_full { PAUSE / 10 } else { PAUSE };
         thread::scope(|scope| {
             let working = scope.spawn(work);
             let (mut folds, mut folded) = (0, 0);
             while !working.is_finished() {
                 folded += self.fold();
                 folds += 1;
-                thread::sleep(PAUSE);
+                thread::sleep(pause);
             }
             let done = working.join().unwrap();
             assert!(folds > 0, "it ended before it could be folded");
