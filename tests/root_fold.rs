@@ -388,3 +388,33 @@ fn an_existing_object_is_compared_before_it_is_taken() {
     let handle = one.open(&file, OpenFlags::default()).unwrap();
     assert_eq!(read(&one, handle), b"installed in both");
 }
+
+/// More threads than there are images: files that become objects are all images', and each image is uncovered
+/// beside the others.
+#[test]
+fn many_threads_fold_many_images() {
+    const IMAGES: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let mut fixture = fixture();
+    fixture.context.threads = 8;
+    let source = fixture.source("source");
+    for (position, name) in IMAGES.into_iter().enumerate() {
+        fixture.import_as(name, &source, Some("family"), Default::default());
+        let fs = fixture.filesystem(name);
+        for content in 0..120 {
+            let path = format!("usr/lib/deep/er/file{content}");
+            put(&fs, &path, format!("content {content}").as_bytes());
+        }
+        put(&fs, "etc/own", format!("only {position}").as_bytes());
+    }
+    let before = IMAGES.map(|name| fixture.snapshot(name));
+    let known = objects(&fixture);
+    let report = run(&fixture);
+    let folded = (report.folded_files, report.busy_files, report.damaged_files);
+    assert_eq!(folded, (5 * 120, 0, 0), "{report:?}");
+    assert_eq!(objects(&fixture), known + 120);
+    assert_eq!(run(&fixture).folded_files, 0);
+    for (name, before) in IMAGES.iter().zip(&before) {
+        assert_same(before, &fixture.snapshot(name), name);
+    }
+    fixture.assert_sound("after it");
+}

@@ -15,6 +15,7 @@ use std::path::Path;
 use family::guest::Guest;
 use family::{Fixture, Snapshot, assert_same, commands, settle, symlink, write};
 use foldfs::filesystem::failure::Outcome;
+use foldfs::fold::effort::Effort;
 use foldfs::fold::placement;
 use foldfs::store::catalog::Share;
 
@@ -108,7 +109,7 @@ fn run(from: Share, image: &str, stage: usize, what: &str, action: fn(&Guest) ->
             break;
         }
         assert!(round < 2, "{what}: it never ends: {}", work.placement);
-        work.apply(images).unwrap();
+        work.apply(images, &Effort::full(2)).unwrap();
         assert_all_same(&fixture, &before, &format!("{what}, placed again"));
     }
     drop((live, work));

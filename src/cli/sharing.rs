@@ -7,8 +7,9 @@ use clap::Args;
 use super::Outcome;
 use super::arguments::DryRun;
 use super::session::Session;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::ops::request::Request;
+use crate::sys::process;
 
 /// Find files that have become identical and keep them once
 ///
@@ -23,6 +24,8 @@ pub struct Fold {
 
 impl Fold {
     pub fn run(self, session: &Session) -> Result<Outcome> {
+        // Where no daemon runs: files that stubs took the place of go together.
+        process::raise_descriptor_limit().about("the limit of open files")?;
         let family = self.family;
         session.run(Request::Fold { family }, self.dry.dry_run)
     }

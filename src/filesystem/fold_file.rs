@@ -35,6 +35,7 @@ use crate::store::layout;
 use crate::store::mark::{self, Mark, Role, Shown};
 use crate::store::metadata::{Content, FileType, Time};
 use crate::store::number::Number;
+use crate::store::objects::Objects;
 use crate::sys::durable::{self, Step};
 use crate::sys::lease::ReadLease;
 use crate::sys::{copy, xattr};
@@ -50,6 +51,8 @@ pub struct FoldFile<'a> {
     pub synced: Option<Time>,
     /// Gets the bytes that were read.
     pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Gets a file that has no name any more, and how many bytes it occupies until it is closed.
+    pub replaced: &'a (dyn Fn(OwnedFd, u64) + Sync),
 }
 
 /// What became of a file.
@@ -117,6 +120,14 @@ impl Steady {
         match &self.access {
             Access::Leased(lease) => lease.file(),
             Access::Trusted(file) => file.as_fd(),
+        }
+    }
+
+    /// The file, with no lease on it.
+    fn into_file(self) -> OwnedFd {
+        match self.access {
+            Access::Leased(lease) => lease.give_back(),
+            Access::Trusted(file) => file,
         }
     }
 
@@ -219,28 +230,36 @@ impl Filesystem {
             !steady.is_wanted(node)
         };
         let objects = self.store.objects();
-        let digest = match fold.digest {
-            Some(digest) if objects.exists(&digest)? => digest,
-            expected => match digest_while(steady.file(), &go_on)? {
+        let expected = match fold.digest {
+            Some(digest) => objects.find(&digest)?.map(|object| (digest, object)),
+            None => None,
+        };
+        let (digest, object) = match expected {
+            Some((digest, object)) => (digest, Some(object)),
+            None => match digest_while(steady.file(), &go_on)? {
                 None => return Ok(Folded::Busy),
-                Some(digest) if expected.is_some_and(|expected| expected != digest) => {
+                Some(digest) if fold.digest.is_some_and(|expected| expected != digest) => {
                     return Ok(Folded::Other);
                 }
-                Some(digest) => digest,
+                Some(digest) => (digest, objects.find(&digest)?),
             },
         };
-        let object = if objects.exists(&digest)? {
-            match objects
-                .same_content_while(steady.file(), &digest, &|_| !steady.is_wanted(node))?
-            {
-                None => return Ok(Folded::Busy),
-                Some(false) => return Ok(Folded::Other),
-                Some(true) => Object::There(objects.open(&digest)?),
+        let object = match object {
+            Some(object) => {
+                let go_on = |_| !steady.is_wanted(node);
+                match Objects::compare(steady.file(), &object, &digest, &go_on)? {
+                    None => return Ok(Folded::Busy),
+                    Some(false) => return Ok(Folded::Other),
+                    Some(true) => Object::There(object),
+                }
             }
-        } else {
-            self.new_object(node, &steady, fold.synced)?
+            None => self.new_object(node, &steady, fold.synced)?,
         };
-        self.swap(node, &steady, digest, object)
+        let folded = self.swap(node, &steady, digest, object)?;
+        if let Folded::Stub { freed, .. } = folded {
+            (fold.replaced)(steady.into_file(), freed);
+        }
+        Ok(folded)
     }
 
     /// Opens a private file and makes sure that it does not change; else what is to be said of it.
@@ -411,7 +430,6 @@ impl Filesystem {
                 mtime: None,
             },
         })?;
-        draft.describe(&metadata)?;
         let times = Timestamps {
             last_access: Timespec {
                 tv_sec: stat.st_atime,
@@ -422,7 +440,7 @@ impl Filesystem {
                 tv_nsec: metadata.mtime.nanoseconds.into(),
             },
         };
-        durable::set_times(draft.directory(), draft.name(), &times)?;
+        draft.describe_at(&metadata, &times)?;
         let replace = || Ok(draft.place(directory, name, RenameFlags::empty())?);
         match node.place() {
             Place::Entry { parent, .. } => self.keep_times(&parent, replace),

@@ -49,6 +49,15 @@ pub struct Group {
     pub files: Vec<FileId>,
 }
 
+impl Group {
+    /// The file that becomes the object, unless it is in use; `None` if there is an object. Another
+    /// image's each time, so that several threads do not wait for one image.
+    pub(super) fn founder(&self) -> Option<FileId> {
+        let chosen = usize::from(self.digest.as_bytes()[31]) % self.files.len().max(1);
+        self.files.get(chosen).copied().filter(|_| !self.is_object)
+    }
+}
+
 /// What can be folded.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -102,7 +111,9 @@ pub fn plan(
         progress,
         left_out: Mutex::default(),
     };
-    effort.pool()?.install(|| planning.plan(subjects, ledger))
+    effort
+        .reading_pool()?
+        .install(|| planning.plan(subjects, ledger))
 }
 
 #[derive(Default)]
@@ -322,13 +333,13 @@ impl Plan {
             })
             .collect();
         for group in &self.groups {
-            for (position, &id) in group.files.iter().enumerate() {
+            let founder = group.founder();
+            for &id in &group.files {
                 let candidate = file(&self.images, id);
                 let counts = &mut counts[id.0 as usize];
                 counts.files += 1;
                 counts.bytes += candidate.size;
-                // The first one becomes the object.
-                if group.is_object || position > 0 {
+                if Some(id) != founder {
                     counts.freed += candidate.allocated();
                 }
             }

@@ -12,6 +12,9 @@ use crate::sys::priority::Idle;
 /// Of a fold that somebody waits for.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
+/// Threads for each core that read where nothing is said.
+const READERS: usize = 4;
+
 /// Between two looks whether to end.
 const NAP: Duration = Duration::from_millis(20);
 
@@ -89,8 +92,25 @@ impl<'a> Effort<'a> {
     /// # Errors
     /// The system has none left.
     pub(super) fn pool(&self) -> Result<rayon::ThreadPool> {
+        Self::pool_of(self.threads)
+    }
+
+    /// The threads that read: where it is not said how many, more than there are cores, since most of them
+    /// wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Effort::pool`].
+    pub(super) fn reading_pool(&self) -> Result<rayon::ThreadPool> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Self::pool_of(match self.threads {
+            0 => cores() * READERS,
+            said => said,
+        })
+    }
+
+    fn pool_of(threads: usize) -> Result<rayon::ThreadPool> {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
+            .num_threads(threads)
             .thread_name(|number| format!("fold-{number}"))
             .build()
             .map_err(|error| Error::failed("threads", error))

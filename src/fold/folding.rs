@@ -17,6 +17,7 @@ use super::damage::Damage;
 use super::effort::Effort;
 use super::examined::FileId;
 use super::holds;
+use super::replaced::Replaced;
 use crate::error::Result;
 use crate::filesystem::Filesystem;
 use crate::filesystem::failure::{Failure, Outcome};
@@ -57,6 +58,7 @@ struct Folding<'a> {
     left: Mutex<Vec<FileId>>,
     /// Files that cannot be read.
     damaged: Mutex<Vec<FileId>>,
+    replaced: Replaced,
 }
 
 /// What came of a plan.
@@ -179,15 +181,7 @@ pub fn apply_some(
             if effort.is_over() {
                 return Ok(());
             }
-            let left = folding.round(|| {
-                let left = round
-                    .par_iter()
-                    .map(|group| folding.found(&group.files, group.digest));
-                left.collect::<Result<Vec<_>>>()
-            })?;
-            for (group, left) in round.iter().zip(left) {
-                equal.extend(left.iter().map(|&id| (id, group.digest)));
-            }
+            equal.extend(folding.round(|| folding.found(round))?);
         }
         // An object that was collected meanwhile is made again.
         folding.round(|| {
@@ -347,6 +341,7 @@ impl<'a> Folding<'a> {
             becoming: Mutex::default(),
             left: Mutex::default(),
             damaged: Mutex::default(),
+            replaced: Replaced::default(),
         }
     }
 
@@ -364,17 +359,29 @@ impl<'a> Folding<'a> {
         folded
     }
 
-    /// Makes the first of equal files that is not in use the object; the files that are left.
-    fn found<'b>(&self, files: &'b [FileId], digest: Digest) -> Result<&'b [FileId]> {
-        for (position, &id) in files.iter().enumerate() {
-            let rest = &files[position + 1..];
-            match self.fold(id, Some(digest), None)? {
-                Folded::Becoming { .. } | Folded::Stub { .. } => return Ok(rest),
-                Folded::Later => return Ok(&files[position..]),
-                Folded::Busy | Folded::Other => {}
+    /// Makes one file of each group the object, one that is not in use; the files that are left.
+    fn found(&self, groups: &[&Group]) -> Result<Vec<(FileId, Digest)>> {
+        let founder = |group: &'_ &Group| group.founder();
+        let with_founder = groups.iter().map(|group| Some((founder(group)?, *group)));
+        let mut founders: Vec<(FileId, &Group)> = with_founder.flatten().collect();
+        let equal = Mutex::new(Vec::with_capacity(founders.len()));
+        self.in_directories(&mut founders, |founder, group, parent| {
+            let others = group.files.iter().filter(|&&id| id != founder);
+            let mut left: Vec<FileId> = others.copied().collect();
+            let mut folded = self.fold(founder, Some(group.digest), parent)?;
+            let mut current = founder;
+            while matches!(folded, Folded::Busy | Folded::Other) && !left.is_empty() {
+                current = left.remove(0);
+                folded = self.fold(current, Some(group.digest), None)?;
             }
-        }
-        Ok(&[])
+            if folded == Folded::Later {
+                left.push(current);
+            }
+            let left = left.into_iter().map(|id| (id, group.digest));
+            equal.lock().extend(left);
+            Ok(())
+        })?;
+        Ok(equal.into_inner())
     }
 
     /// Hands each file with the node of its directory to `take`.
@@ -511,6 +518,7 @@ impl<'a> Folding<'a> {
             unmounted: target.unmounted,
             synced: Some(self.synced),
             progress: &|bytes| self.progress.advance(bytes),
+            replaced: &|file, bytes| self.replaced.keep(file, bytes),
         };
         filesystem.fold_file(&node, &fold)
     }

@@ -12,5 +12,6 @@ mod hashing;
 pub mod holds;
 mod known_objects;
 pub mod placement;
+mod replaced;
 mod residents;
 pub mod settle;

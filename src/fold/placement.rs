@@ -7,7 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rayon::prelude::*;
 
+use super::effort::Effort;
 use super::{commit, holds};
 use crate::error::{Error, Result};
 use crate::filesystem::Filesystem;
@@ -146,27 +148,31 @@ impl Work {
     /// # Errors
     /// Errors of the host; the rest is done when the image is next brought to life.
     pub fn uncover(&self, images: &Images) -> Result<u64> {
+        self.uncover_by(images, &Effort::full(1))
+    }
+
+    fn uncover_by(&self, images: &Images, effort: &Effort<'_>) -> Result<u64> {
         // What goes now is to be found in the catalog only, and what has left the shared layer is
         // not to come back with an older copy.
         images.store().ensure_backup()?;
-        let mut removed = 0;
-        for (_, filesystem) in &self.images {
-            removed += filesystem.uncover()?;
-        }
-        Ok(removed)
+        effort.pool()?.install(|| {
+            let images = self.images.par_iter();
+            let removed = images.map(|(_, filesystem)| filesystem.uncover());
+            removed.sum()
+        })
     }
 
     /// All three steps, if there is anything to do.
     ///
     /// # Errors
     /// As each of them.
-    pub fn apply(&self, images: &Images) -> Result<Done> {
+    pub fn apply(&self, images: &Images, effort: &Effort<'_>) -> Result<Done> {
         if self.placement.is_empty() {
             return Ok(Done::default());
         }
         self.cover(images)?;
         let done = self.commit(images)?;
-        self.uncover(images)?;
+        self.uncover_by(images, effort)?;
         Ok(done)
     }
 
@@ -227,5 +233,5 @@ impl Placements {
 /// # Errors
 /// As [`plan`] and [`Work::apply`].
 pub fn place(images: &Images, family: FamilyId) -> Result<Done> {
-    plan(images, family)?.apply(images)
+    plan(images, family)?.apply(images, &Effort::full(1))
 }

@@ -105,7 +105,14 @@ impl Plan {
                 fold.busy_files += counts.busy;
                 fold.damaged_files += counts.damaged;
             }
-            let placed = place::run_if_sound(context, family, dry_run, &mut left_out, progress)?;
+            let placed = place::run_if_sound(
+                context,
+                family,
+                dry_run,
+                &Effort::full(context.threads),
+                &mut left_out,
+                progress,
+            )?;
             fold.shared_paths = placed.shared;
             fold.unshared_paths = placed.replaced + placed.withdrawn;
             families.push(fold);

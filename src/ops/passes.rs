@@ -305,7 +305,14 @@ fn place_if_enough(context: &Context, effort: &Effort<'_>, report: &mut PassRepo
     }
     for family in context.store.catalog().families()? {
         let _alone = context.alone();
-        let placed = place::run_if_sound(context, &family, false, &mut report.left_out, &Silent);
+        let placed = place::run_if_sound(
+            context,
+            &family,
+            false,
+            effort,
+            &mut report.left_out,
+            &Silent,
+        );
         let placed = match placed {
             // Somebody exports or checks: another pass does it. What is folded is folded.
             Err(error) if error.kind == ErrorKind::Busy => {

@@ -2,6 +2,7 @@
 
 use super::{Context, damaged};
 use crate::error::{ErrorKind, Result};
+use crate::fold::effort::Effort;
 use crate::fold::placement::Work;
 use crate::merge::placement::Counts;
 use crate::progress::Progress;
@@ -23,7 +24,7 @@ pub fn run(
 ) -> Result<Counts> {
     progress.message("comparing the images of the family");
     let planned = context.placements.plan(&context.images, family)?;
-    carry_out(context, planned, dry_run)
+    carry_out(context, planned, dry_run, &Effort::full(context.threads))
 }
 
 /// As [`run`]; but where an image of the family is damaged, so that nothing can be planned, this is
@@ -35,6 +36,7 @@ pub(super) fn run_if_sound(
     context: &Context,
     family: &Family,
     dry_run: bool,
+    effort: &Effort<'_>,
     left_out: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Counts> {
@@ -50,10 +52,15 @@ pub(super) fn run_if_sound(
         }
         planned => planned?,
     };
-    carry_out(context, planned, dry_run)
+    carry_out(context, planned, dry_run, effort)
 }
 
-fn carry_out(context: &Context, planned: Option<Work>, dry_run: bool) -> Result<Counts> {
+fn carry_out(
+    context: &Context,
+    planned: Option<Work>,
+    dry_run: bool,
+    effort: &Effort<'_>,
+) -> Result<Counts> {
     let Some(work) = planned else {
         return Ok(Counts::default());
     };
@@ -61,10 +68,10 @@ fn carry_out(context: &Context, planned: Option<Work>, dry_run: bool) -> Result<
         return Ok(work.placement.counts());
     }
     let done = match work.placement.is_empty() {
-        true => work.apply(&context.images)?,
+        true => work.apply(&context.images, effort)?,
         false => {
             let _readers = context.store.alter_placement()?;
-            work.apply(&context.images)?
+            work.apply(&context.images, effort)?
         }
     };
     if done.left_out > 0 {

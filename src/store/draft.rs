@@ -128,6 +128,17 @@ impl<'a> Draft<'a> {
         describe(self.directory(), &self.name, self.file_type, metadata)
     }
 
+    /// Sets owner, xattrs, mode and these times.
+    pub fn describe_at(&self, metadata: &Metadata, times: &Timestamps) -> Result<()> {
+        describe_at(
+            self.directory(),
+            &self.name,
+            self.file_type,
+            metadata,
+            times,
+        )
+    }
+
     /// Gives it its place.
     #[track_caller]
     pub fn place(mut self, to: impl AsFd, name: &[u8], flags: RenameFlags) -> Result<()> {
@@ -145,13 +156,24 @@ pub fn describe(
     file_type: FileType,
     metadata: &Metadata,
 ) -> Result<()> {
+    let times = mtime_only(metadata.mtime);
+    describe_at(directory, name, file_type, metadata, &times)
+}
+
+fn describe_at(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    file_type: FileType,
+    metadata: &Metadata,
+    times: &Timestamps,
+) -> Result<()> {
     // Owner first: it clears set-id bits and security.capability.
     durable::chown(directory, name, Some(metadata.uid), Some(metadata.gid))?;
     guest_xattr::replace_all(directory, name, &metadata.xattrs)?;
     if file_type != FileType::Symlink {
         durable::chmod(directory, name, metadata.mode)?;
     }
-    durable::set_times(directory, name, &mtime_only(metadata.mtime))
+    durable::set_times(directory, name, times)
 }
 
 impl Drop for Draft<'_> {

@@ -78,6 +78,17 @@ impl Objects {
         Ok(file)
     }
 
+    /// Opens an object for reading, if it exists.
+    ///
+    /// # Errors
+    /// As [`Objects::open`] otherwise.
+    pub fn find(&self, digest: &Digest) -> Result<Option<OwnedFd>> {
+        match self.open(digest) {
+            Err(error) if error.errno == Some(libc::ENOENT) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// What fstatat(2) says about an object; `None` when it does not exist.
     ///
     /// # Errors
@@ -300,20 +311,21 @@ impl Objects {
     /// # Errors
     /// As [`Objects::open`]; errors of reading.
     pub fn same_content(&self, file: BorrowedFd<'_>, digest: &Digest) -> Result<bool> {
-        Ok(self.same_content_while(file, digest, &|_| true)? == Some(true))
+        let object = self.open(digest)?;
+        Ok(Self::compare(file, &object, digest, &|_| true)? == Some(true))
     }
 
-    /// [`Objects::same_content`] for as long as `go_on` says so; `None` if it did not to the end.
+    /// Whether a file has the content of an object, which is open, byte by byte, for as long as `go_on`
+    /// says so; `None` if it did not to the end.
     ///
     /// # Errors
-    /// As [`Objects::same_content`].
-    pub fn same_content_while(
-        &self,
+    /// Errors of reading.
+    pub fn compare(
         file: BorrowedFd<'_>,
+        object: &OwnedFd,
         digest: &Digest,
         go_on: GoOn<'_>,
     ) -> Result<Option<bool>> {
-        let object = self.open(digest)?;
         match same_bytes(file, object.as_fd(), go_on) {
             Ok(same) => Ok(same),
             Err(Unreadable::First(errno)) => {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::time::Duration;
@@ -38,6 +39,14 @@ impl ReadLease {
     /// The descriptor the lease is on.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+
+    /// Gives the lease back; the file stays open.
+    pub fn give_back(self) -> OwnedFd {
+        let this = ManuallyDrop::new(self);
+        give_back(this.0.as_raw_fd());
+        // SAFETY: `this` is not used again, nor dropped.
+        unsafe { std::ptr::read(&this.0) }
     }
 
     /// Whether somebody waits for the lease to be given back, or it has been.
