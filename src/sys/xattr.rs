@@ -65,8 +65,10 @@ unsafe fn call_at(
 /// Whether the kernel has these calls, and nothing keeps this process from them.
 fn has_calls_at() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
+    // Of the width that the kernel reads: the last one is passed on the stack.
+    const NONE: usize = 0;
     // SAFETY: nothing is referred to; a kernel that knows the call refuses structures of no size.
-    let refused = || unsafe { libc::syscall(GETXATTRAT, -1, 0, 0, 0, 0, 0) } == -1;
+    let refused = || unsafe { libc::syscall(GETXATTRAT, -1, NONE, NONE, NONE, NONE, NONE) } == -1;
     *FOUND.get_or_init(|| {
         let error = || std::io::Error::last_os_error().raw_os_error();
         refused() && error() == Some(libc::EINVAL)
@@ -184,6 +186,22 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn calls_that_the_kernel_has_are_used() {
+        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let directory = std::fs::File::open(place.path()).unwrap();
+        let nothing = Arguments::default();
+        // SAFETY: there is room for no bytes.
+        let called = unsafe { call_at(GETXATTRAT, directory.as_fd(), c".", c"user.x", &nothing) };
+        match has_calls_at() {
+            true => assert_eq!(called, Err(Errno::NODATA)),
+            false => assert!(
+                matches!(called, Err(Errno::NOSYS | Errno::PERM)),
+                "{called:?}"
+            ),
+        }
+    }
 
     /// Both ways to the same value: the calls by descriptor and name, and the path through /proc.
     #[test]
