@@ -55,7 +55,7 @@ impl Default for Config {
             store: PathBuf::from("/var/lib/foldfs"),
             share: Share::Majority,
             threads: 0,
-            session_threads: 2,
+            session_threads: 3,
             interval: Some(Duration::from_secs(5 * 60)),
             quiet: Duration::from_secs(30),
             metrics: None,
