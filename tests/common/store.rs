@@ -350,20 +350,39 @@ impl TestStore {
         found
     }
 
-    /// Waits until no daemon serves the store.
+    /// Waits until no daemon serves the store, and those that did have closed what they had open: a process
+    /// has no command line any more some time before that.
     #[track_caller]
     pub fn wait_for_daemons(&self) {
         let start = Instant::now();
-        while !self.daemons().is_empty() {
+        let lock = fs::read_to_string(self.path.join("run/lock")).unwrap_or_default();
+        let mut known: Vec<i32> = lock.trim().parse().ok().into_iter().collect();
+        known.retain(|pid| is_foldfs(*pid));
+        loop {
+            known.extend(self.daemons());
+            known.retain(|pid| !has_ended(*pid));
+            if known.is_empty() {
+                return;
+            }
             let patient = start.elapsed() < Duration::from_secs(20);
-            assert!(
-                patient,
-                "a daemon goes on without mounts: {:?}",
-                self.daemons()
-            );
+            assert!(patient, "a daemon goes on without mounts: {known:?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+fn is_foldfs(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "foldfs")
+}
+
+/// Whether a process and all of its threads have ended, waited for or not.
+fn has_ended(pid: i32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    threads.count() <= 1 && (state.is_empty() || state.starts_with(['Z', 'X']))
 }
 
 impl Drop for TestStore {
