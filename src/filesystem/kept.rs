@@ -18,7 +18,7 @@ use crate::store::number::Number;
 use crate::sys::process;
 
 /// How many are kept at most: each is a descriptor of ours, an open file of the kernel's and an inode
-/// of the host's that stays in memory, 2 KiB in all.
+/// of the host's that stays in memory.
 const MOST: u64 = 32 << 10;
 
 /// No more than this share of the descriptors that the process may have is kept.

@@ -178,8 +178,8 @@ impl Filesystem {
         }
     }
 
-    /// A file is about to be promoted: who has the object open directly keeps it. With `names` held
-    /// for writing.
+    /// A file is about to be promoted, with `names` held for writing, or its object turned out to be another
+    /// file by now: who has the object open directly keeps it.
     pub(super) fn leave_direct_readers(&self, node: &Arc<Node>) -> Outcome<()> {
         self.transport.read().close_kept(node.number);
         let flipped = node
