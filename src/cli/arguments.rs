@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{diff, history, holds, images, import, manual, mounts, patch, sharing, stores};
+use super::{diff, history, holds, images, import, locks, manual, mounts, patch, sharing, stores};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -86,6 +86,8 @@ pub enum Command {
     Fold(sharing::Fold),
     Hold(holds::Hold),
     Release(holds::Release),
+    Lock(locks::Lock),
+    Unlock(locks::Unlock),
     Log(history::Log),
     Metrics(history::Metrics),
     Why(sharing::Why),
@@ -118,7 +120,7 @@ mod tests {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
-                        log metrics why check collect diff patch export daemon completions man";
+                        lock unlock log metrics why check collect diff patch export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 
@@ -131,7 +133,7 @@ mod tests {
             .map(|c| c.get_name())
             .collect();
         let expected = "init import clone rename remove mount unmount fold hold release \
-                        check collect";
+                        lock unlock check collect";
         assert_eq!(with.join(" "), expected);
     }
 

@@ -9,6 +9,7 @@ mod holds;
 mod images;
 mod import;
 mod interrupt;
+mod locks;
 mod log_lines;
 mod manual;
 mod mounts;
@@ -82,6 +83,8 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Fold(fold) => fold.run(&session),
         Command::Hold(hold) => hold.run(&session),
         Command::Release(release) => release.run(&session),
+        Command::Lock(lock) => lock.run(&session),
+        Command::Unlock(unlock) => unlock.run(&session),
         Command::Log(log) => log.run(&session),
         Command::Metrics(metrics) => metrics.run(&session),
         Command::Why(why) => why.run(&session),

@@ -2,7 +2,7 @@
 
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
-use super::{diff, history, holds, patch};
+use super::{diff, history, holds, locks, patch};
 use crate::ops::report::{
     CheckReport, CloneReport, CollectReport, ExportReport, FamilyFold, FoldReport, FoldingStatus,
     ImportReport, InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report,
@@ -22,6 +22,10 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Fold(report) => fold(report, would),
         Report::Hold(report) => holds::render_hold(report, dry_run),
         Report::Release(report) => holds::render_release(report, dry_run),
+        Report::Lock(report) => locks::render(report, would.verb("locked", "would be locked")),
+        Report::Unlock(report) => {
+            locks::render(report, would.verb("unlocked", "would be unlocked"))
+        }
         Report::Log(report) => history::render(report),
         Report::Metrics(report) => report.text.clone(),
         Report::Collect(report) => collect(report, would),
@@ -355,6 +359,9 @@ fn why(report: &WhyReport) -> String {
     }
     if let Some(held) = &report.held {
         lines.push(format!("  held by      {held}"));
+    }
+    if let Some(pattern) = &report.locked {
+        lines.push(format!("  locked by    {pattern}"));
     }
     for (label, images) in [
         ("shared with", &report.shared_with),

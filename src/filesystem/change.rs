@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::altered::Journal;
+use super::refusals::Refusals;
 
 /// The lock that a family's images share: held shared by every change of an image's names or
 /// metadata, exclusively by a commit of the family's shared layer.
@@ -26,6 +27,8 @@ pub(super) struct Notes {
     pub(super) promoted_bytes: AtomicU64,
     /// How often one failed.
     pub(super) promotion_failures: AtomicU64,
+    /// What was refused because it is locked.
+    pub(super) refusals: Refusals,
     /// When that was last said.
     said: Mutex<Option<Instant>>,
 }

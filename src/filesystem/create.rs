@@ -44,7 +44,8 @@ impl Filesystem {
     /// for all operations of this module.
     ///
     /// # Errors
-    /// EEXIST, ENOENT in a removed directory, ENAMETOOLONG, what the host gives (ENOSPC).
+    /// EEXIST, ENOENT in a removed directory, ENAMETOOLONG, EPERM for what is locked, what the host gives
+    /// (ENOSPC).
     pub fn create(
         &self,
         parent: &Arc<Node>,
@@ -127,6 +128,7 @@ impl Filesystem {
         let number = self.store.numbers().next()?;
         let _change = self.change.read();
         let _names = self.names.write();
+        self.refuse_locked_name(parent, name, content.file_type())?;
         let (directory, room) = self.room(parent, name)?;
         let draft = Draft::new(&self.view.layer, content)?;
         let (role, source) = match content {
@@ -292,6 +294,8 @@ impl Filesystem {
         if matches!(node.place(), Place::Unlinked) {
             return Err(Errno::NOENT.into());
         }
+        self.refuse_locked(node)?;
+        self.refuse_locked_name(parent, name, node.file_type)?;
         self.link_name(node, parent, name)?;
         let attributes = self.attributes_of(node)?;
         self.table.remember(node);

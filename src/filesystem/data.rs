@@ -192,6 +192,7 @@ impl Filesystem {
         set_id: SetId,
     ) -> Outcome<()> {
         let _writer = self.writer(node);
+        self.refuse_locked_now(node)?;
         let content = node.content.lock();
         self.resize(node, &content, size)?;
         self.apply_set_id(node, set_id)

@@ -13,6 +13,17 @@ pub enum Failure {
     Refused(Errno),
     /// The store is damaged or cannot be read.
     Store(Error),
+    /// It would alter what no guest may alter.
+    Locked(Box<Locked>),
+}
+
+/// What is locked, and by what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked {
+    /// From the root, without a leading '/'. Of a file with several names, one that is locked.
+    pub path: Vec<u8>,
+    /// The pattern.
+    pub pattern: String,
 }
 
 /// Some entry of a private layer.
@@ -26,6 +37,7 @@ impl Failure {
     pub fn errno(&self) -> Errno {
         match self {
             Failure::Refused(errno) => *errno,
+            Failure::Locked(_) => Errno::PERM,
             Failure::Store(error) => match error.errno {
                 Some(libc::ENOSPC) => Errno::NOSPC,
                 Some(libc::EDQUOT) => Errno::DQUOT,
@@ -50,6 +62,13 @@ impl Failure {
                 ..error
             },
             Failure::Store(error) => error,
+            Failure::Locked(_) => {
+                let errno = Some(libc::EPERM);
+                Error {
+                    errno,
+                    ..Error::failed(object, "it is locked")
+                }
+            }
         }
     }
 }
@@ -59,6 +78,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Refused(errno) => errno.fmt(f),
             Failure::Store(error) => error.fmt(f),
+            Failure::Locked(locked) => write!(f, "/{} is locked", locked.path.escape_ascii()),
         }
     }
 }

@@ -76,6 +76,7 @@ impl Alteration<'_> {
     /// All is altered.
     pub fn finish(&mut self) {
         self.is_begun = false;
+        self.filesystem.forget_locked_links();
         let notes = self.filesystem.change.notes();
         notes.changes.fetch_add(1, Ordering::Release);
     }

@@ -10,10 +10,12 @@ use parking_lot::Mutex;
 
 use super::altered::Altered;
 use super::change::Notes;
+use super::locks::FamilyLocks;
 use super::{ChangeLock, Filesystem};
 use crate::error::{Error, Result};
+use crate::merge::locks::Locks;
 use crate::merge::view::View;
-use crate::store::catalog::{Image, Reads};
+use crate::store::catalog::{Image, ImageRole, Reads};
 use crate::store::number::{FamilyId, ImageId};
 use crate::store::open::{Access, Store};
 use crate::store::shared::SharedLayer;
@@ -35,6 +37,8 @@ pub struct Images {
     store: Arc<Store>,
     shared: Arc<SharedLayer>,
     changes: Mutex<HashMap<FamilyId, ChangeLock>>,
+    /// Kept, once they were read: nobody else alters them.
+    locks: Mutex<HashMap<FamilyId, Arc<FamilyLocks>>>,
     live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
     /// Images that nobody may use now, and why.
     withheld: Mutex<HashMap<ImageId, Error>>,
@@ -50,6 +54,7 @@ impl Images {
             store,
             shared,
             changes: Mutex::default(),
+            locks: Mutex::default(),
             live: Mutex::default(),
             withheld: Mutex::default(),
             notes: Mutex::default(),
@@ -69,6 +74,40 @@ impl Images {
     /// The lock that all changes of a family's images share.
     pub fn change_lock(&self, family: FamilyId) -> ChangeLock {
         self.changes.lock().entry(family).or_default().clone()
+    }
+
+    fn locks(&self, family: FamilyId) -> Result<Arc<FamilyLocks>> {
+        match self.locks.lock().entry(family) {
+            Entry::Occupied(there) => Ok(there.get().clone()),
+            Entry::Vacant(free) => {
+                let patterns = self.store.catalog().locks(family)?;
+                let locks = Locks::new(&patterns)?;
+                Ok(free.insert(Arc::new(FamilyLocks::new(locks))).clone())
+            }
+        }
+    }
+
+    /// From now on no guest alters what is locked in a family, and all that they have altered has happened.
+    /// But for what is written to a file that somebody has open for writing ([`Filesystem::locked_writer`]) or
+    /// mapped. The catalog is the caller's.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn set_locks(&self, family: FamilyId, locks: Arc<Locks>) -> Result<()> {
+        let in_force = self.locks(family)?;
+        let change = self.change_lock(family);
+        let _unchanged = change.write();
+        in_force.set(locks);
+        Ok(())
+    }
+
+    /// What was refused in all images in this process because it is locked.
+    pub fn refusals(&self) -> u64 {
+        self.notes
+            .lock()
+            .values()
+            .map(|notes| notes.refusals.count())
+            .sum()
     }
 
     /// Nobody gets to use an image, or to look at it, for this reason, until [`Images::give_back`].
@@ -244,6 +283,10 @@ impl Images {
         let change = self.change_lock(row.family);
         let mut filesystem = Filesystem::new(self.store.clone(), view, change)?;
         filesystem.change.note_in(self.notes(image));
+        // A working tree is where a family is changed.
+        if row.role != ImageRole::Working {
+            filesystem.locks.enforce(self.locks(row.family)?);
+        }
         let filesystem = Arc::new(filesystem);
         if self.store.access() == Access::Write {
             filesystem.recover()?;

@@ -11,7 +11,7 @@
 //!       directories     open private directories
 //!       replaced        open private directories without a name
 //!       listings        names of directories that are being read
-//!         node.state    a leaf; handles and synced, too
+//!         node.state    a leaf; handles, synced and locks, too
 //! ```
 //! Never two of one kind at a time, but for the names of a family's images where `change` is held
 //! exclusively. A change of names: `change.read()`, then `names.write()`; a look: `names.read()`.
@@ -34,6 +34,7 @@ pub mod handles;
 pub mod hold;
 pub mod images;
 mod kept;
+pub mod locks;
 #[cfg(test)]
 mod name_tests;
 pub mod node;
@@ -45,6 +46,7 @@ mod promote;
 mod promote_content;
 mod recall;
 mod recover;
+mod refusals;
 pub mod remove;
 pub mod rename;
 mod resolve;
@@ -106,6 +108,7 @@ pub struct Filesystem {
     synced: SyncedDirectories,
     transport: RwLock<passthrough::Serving>,
     settling: settling::Settling,
+    locks: locks::LocksInForce,
 }
 
 impl Filesystem {
@@ -142,6 +145,7 @@ impl Filesystem {
             synced: SyncedDirectories::default(),
             transport: RwLock::default(),
             settling: settling::Settling::default(),
+            locks: locks::LocksInForce::default(),
         })
     }
 

@@ -149,6 +149,25 @@ impl Node {
         self.state.lock().source
     }
 
+    /// Its path from the root, without a leading '/'; `None` if it has no name, or stands in `index/`. With
+    /// `Filesystem::names` held.
+    pub(super) fn path(&self) -> Option<Vec<u8>> {
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut place = self.place();
+        loop {
+            match place {
+                Place::Entry { parent, name } => {
+                    names.push(name);
+                    place = parent.place();
+                }
+                Place::Root => break,
+                Place::Index | Place::Unlinked => return None,
+            }
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+
     /// The shared directory that shows through a directory.
     pub fn shared_directory(&self) -> Option<Number> {
         match self.source() {

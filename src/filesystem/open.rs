@@ -74,7 +74,7 @@ impl Filesystem {
     /// Waits for a fold or a promotion of the file only with O_TRUNC.
     ///
     /// # Errors
-    /// EIO when the content is not there as it should be. The kernel refuses what permissions,
+    /// EPERM for writing to what is locked; EIO when the content is not there as it should be. The kernel refuses what permissions,
     /// read-only mounts and running programs (ETXTBSY) forbid, and opens special files itself; but
     /// with O_TRUNC and O_RDONLY it looks for running programs only after this: ETXTBSY, too.
     pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<u64> {
@@ -122,6 +122,9 @@ impl Filesystem {
         }
         let write = flags.write || flags.truncate;
         let writer = write.then(|| self.writer(node));
+        if write {
+            self.refuse_locked_now(node)?;
+        }
         let handle = FileHandle::new(node.clone(), writer, flags.execute);
         if flags.truncate {
             let content = node.content.lock();

@@ -158,8 +158,9 @@ impl Filesystem {
     /// Before a change of content through a nodeid: whether another nodeid is to be asked first.
     ///
     /// # Errors
-    /// ESTALE: the next lookup gives the one.
+    /// ESTALE: the next lookup gives the one. EPERM for what is locked, which nothing flips for.
     pub fn refuse_stale(&self, node: &Arc<Node>, flip: u8, change: Change) -> Outcome<()> {
+        self.refuse_locked_now(node)?;
         let mut state = node.state.lock();
         if state.is_replaced || flip != state.identity().flip {
             return Err(Errno::STALE.into());

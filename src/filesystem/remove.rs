@@ -20,7 +20,7 @@ impl Filesystem {
     /// unlink(2).
     ///
     /// # Errors
-    /// ENOENT, EISDIR, what the host gives (ENOSPC for a whiteout).
+    /// ENOENT, EISDIR, EPERM for what is locked, what the host gives (ENOSPC for a whiteout).
     pub fn unlink(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<()> {
         self.remove(parent, name, |node| {
             if node.file_type == FileType::Directory {
@@ -33,7 +33,7 @@ impl Filesystem {
     /// rmdir(2).
     ///
     /// # Errors
-    /// ENOENT, ENOTDIR, ENOTEMPTY, what the host gives.
+    /// ENOENT, ENOTDIR, ENOTEMPTY, EPERM for what is locked, what the host gives.
     pub fn rmdir(&self, parent: &Arc<Node>, name: &[u8]) -> Outcome<()> {
         self.remove(parent, name, |node| {
             if node.file_type != FileType::Directory {
@@ -55,7 +55,11 @@ impl Filesystem {
         let change = self.change.read();
         let names = self.names.write();
         let node = self.child(parent, name)?.ok_or(Errno::NOENT)?;
-        let removed = prepare(&node).and_then(|()| self.take_name(parent, name, &node));
+        let removed = self
+            .refuse_locked_name(parent, name, node.file_type)
+            .and_then(|()| self.refuse_locked(&node))
+            .and_then(|()| prepare(&node))
+            .and_then(|()| self.take_name(parent, name, &node));
         drop((names, change));
         self.done(node);
         removed

@@ -41,7 +41,8 @@ impl Filesystem {
     ///
     /// # Errors
     /// ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY; EINVAL for a directory into itself and for flags
-    /// that exclude each other; what the host gives.
+    /// that exclude each other; EPERM where something locked would come, go or be altered; what the host
+    /// gives.
     pub fn rename(
         &self,
         old: Entry<'_>,
@@ -71,7 +72,11 @@ impl Filesystem {
         let source = self.child(old.parent, old.name)?.ok_or(Errno::NOENT)?;
         let target = self.child(new.parent, new.name);
         let renamed = match &target {
-            Ok(target) => self.rename_nodes(old, &source, new, target.as_ref(), flags, whiteout),
+            Ok(target) => self
+                .refuse_locked_rename((old, &source), (new, target.as_ref()), flags)
+                .and_then(|()| {
+                    self.rename_nodes(old, &source, new, target.as_ref(), flags, whiteout)
+                }),
             Err(_) => Ok(()),
         };
         drop((names, change));

@@ -86,7 +86,7 @@ impl Filesystem {
     /// ([`Filesystem::needs_promotion`]).
     ///
     /// # Errors
-    /// EISDIR, EINVAL for the size of what has none; EOPNOTSUPP for the mode of a symlink; the
+    /// EPERM for what is locked; EISDIR, EINVAL for the size of what has none; EOPNOTSUPP for the mode of a symlink; the
     /// host's.
     pub fn set_attributes(&self, node: &Arc<Node>, changes: &Changes) -> Outcome<Attributes> {
         if node.file_type == FileType::Symlink && changes.mode.is_some() {
@@ -104,6 +104,7 @@ impl Filesystem {
         }
         let _change = self.change.read();
         let _names = self.names.write();
+        self.refuse_locked(node)?;
         if changes.of_metadata() || self.may_chown_to_itself(node, changes.set_id)? {
             self.change_metadata(node, |host| self.apply(node, host, changes))?;
         }

@@ -81,7 +81,7 @@ impl Filesystem {
     /// setxattr(2). An access ACL changes the mode, too.
     ///
     /// # Errors
-    /// EEXIST, ENODATA, EOPNOTSUPP, E2BIG; ENOSPC where it does not fit into the host's inode;
+    /// EPERM for what is locked; EEXIST, ENODATA, EOPNOTSUPP, E2BIG; ENOSPC where it does not fit into the host's inode;
     /// ERANGE for a name of 254 or 255 bytes that begins with `trusted.foldfs`.
     pub fn set_xattr(
         &self,
@@ -107,6 +107,7 @@ impl Filesystem {
         }
         let _change = self.change.read();
         let _names = self.names.write();
+        self.refuse_locked(node)?;
         let (existing, is_untouched) = (self.xattr_of(node, name)?, self.is_untouched(node)?);
         let flags = match (how, existing.is_some()) {
             (SetXattr::Create, true) => return Err(Errno::EXIST.into()),
@@ -154,11 +155,12 @@ impl Filesystem {
     /// removexattr(2).
     ///
     /// # Errors
-    /// ENODATA (but for an ACL, whose absence is as good), EOPNOTSUPP.
+    /// EPERM for what is locked; ENODATA (but for an ACL, whose absence is as good), EOPNOTSUPP.
     pub fn remove_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Outcome<()> {
         check_name(name)?;
         let _change = self.change.read();
         let _names = self.names.write();
+        self.refuse_locked(node)?;
         if self.xattr_of(node, name)?.is_none() {
             return match is_acl(name) {
                 true => Ok(()),

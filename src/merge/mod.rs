@@ -5,6 +5,8 @@ pub mod compare;
 pub mod join;
 pub mod list;
 pub mod locate;
+pub mod locked;
+pub mod locks;
 pub mod lookup;
 pub mod placement;
 pub mod private_directories;

@@ -73,12 +73,25 @@ pub fn walk(view: &View, visitor: &mut dyn FnMut(&Visit<'_>) -> Result<bool>) ->
     })? {
         return Ok(());
     }
-    let mut path = Vec::new();
-    let entries = list::list(view, root.parts())?.into_iter();
+    walk_below(view, root, b"", visitor)
+}
+
+/// Likewise what is below a directory, whose path is given.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_below(
+    view: &View,
+    directory: OpenDirectory,
+    path: &[u8],
+    visitor: &mut dyn FnMut(&Visit<'_>) -> Result<bool>,
+) -> Result<()> {
+    let mut path = path.to_vec();
+    let entries = list::list(view, directory.parts())?.into_iter();
     let mut levels = vec![Level {
-        directory: root,
+        directory,
         entries,
-        path_length: 0,
+        path_length: path.len(),
     }];
     while let Some(level) = levels.last_mut() {
         path.truncate(level.path_length);

@@ -15,6 +15,7 @@ pub mod hold;
 pub mod import;
 pub mod init;
 pub mod list;
+pub mod lock;
 mod new_layer;
 pub mod passes;
 pub mod patch;
@@ -27,6 +28,7 @@ pub mod rename;
 pub mod repair;
 pub mod report;
 mod report_diff;
+mod report_lock;
 mod report_patch;
 #[cfg(test)]
 mod report_tests;

@@ -97,6 +97,9 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             }
             Ok(Report::Release(plan.report()))
         }
+        Request::Lock { .. } | Request::Unlock { .. } => {
+            lock(context, &call.request, dry_run, progress)
+        }
         Request::Check { content } => {
             let options = super::check::Options { content: *content };
             // Another process may be altering the store.
@@ -124,6 +127,45 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             Err(Error::failed("mounting", "only a daemon can do it"))
         }
     }
+}
+
+fn lock(
+    context: &Context,
+    request: &Request,
+    dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let (Request::Lock {
+        family,
+        patterns,
+        adopt,
+    }
+    | Request::Unlock {
+        family,
+        patterns,
+        adopt,
+    }) = request
+    else {
+        return Err(Error::failed("lock", "this is no request to lock"));
+    };
+    let options = super::lock::Options {
+        family: family.clone(),
+        patterns: patterns.clone(),
+        adopt: *adopt,
+    };
+    let locks = matches!(request, Request::Lock { .. });
+    let plan = match locks {
+        true => super::lock::plan(context, &options, progress)?,
+        false => super::lock::plan_unlock(context, &options, progress)?,
+    };
+    let report = match dry_run || patterns.is_empty() {
+        true => plan.report(),
+        false => super::lock::apply(context, plan, progress)?,
+    };
+    Ok(match locks {
+        true => Report::Lock(report),
+        false => Report::Unlock(report),
+    })
 }
 
 fn apply_patch(

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::export::Format;
 pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
+pub use super::report_lock::{LockReport, LockedDifference};
 pub use super::report_patch::{
     AppliedConflict, AppliedImage, ApplyReport, PatchContents, PatchReport,
 };
@@ -32,6 +33,10 @@ pub enum Report {
     Hold(HoldReport),
     /// To `Release`.
     Release(ReleaseReport),
+    /// To `Lock`.
+    Lock(LockReport),
+    /// To `Unlock`.
+    Unlock(LockReport),
     /// To `Log`.
     Log(LogReport),
     /// To `Metrics`.
@@ -68,6 +73,7 @@ impl Report {
             Report::Diff(diff) => !diff.equal,
             Report::Apply(apply) => apply.images.iter().any(|image| !image.conflicts.is_empty()),
             Report::Patch(patch) => !patch.accepted,
+            Report::Lock(lock) | Report::Unlock(lock) => !lock.differences.is_empty(),
             Report::Fold(fold) => !fold.left_out.is_empty(),
             Report::Status(status) => !status.left_out.is_empty(),
             _ => false,
@@ -484,6 +490,9 @@ pub struct WhyReport {
     pub stored: Option<PathBytes>,
     /// The held path that it is, or is below of; `None` if it is not held.
     pub held: Option<PathBytes>,
+    /// The pattern by which it, or another name of the file, is locked; `None` if it is not.
+    #[serde(default)]
+    pub locked: Option<String>,
     /// Images of the family that show the same version of the same path, this one not included.
     pub shared_with: Vec<String>,
     /// Images of the family that show another version, or none.

@@ -35,6 +35,22 @@ fn mount() -> MountReport {
     }
 }
 
+fn lock() -> LockReport {
+    LockReport {
+        family: text(),
+        listed: false,
+        changed: vec![text()],
+        patterns: vec![text()],
+        paths: 1,
+        differences: vec![LockedDifference {
+            image: text(),
+            path: path(),
+            kind: text(),
+        }],
+        more_differences: 1,
+    }
+}
+
 fn side() -> DiffSide {
     DiffSide {
         file_type: text(),
@@ -115,6 +131,8 @@ fn samples() -> Vec<Report> {
             image: text(),
             paths: vec![path()],
         }),
+        Report::Lock(lock()),
+        Report::Unlock(lock()),
         Report::Log(LogReport {
             entries: vec![LogEntry {
                 by: text(),
@@ -135,6 +153,7 @@ fn samples() -> Vec<Report> {
             digest: Some(text()),
             stored: Some(path()),
             held: Some(path()),
+            locked: Some(text()),
             shared_with: vec![text()],
             differs_in: vec![text()],
             unreadable_in: vec![text()],

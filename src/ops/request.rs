@@ -77,6 +77,24 @@ pub enum Request {
         /// Held paths.
         paths: Vec<PathBytes>,
     },
+    /// Keep images of a family from altering paths.
+    Lock {
+        /// A family.
+        family: String,
+        /// Patterns as of gitignore(5), later ones count more; none: report what is locked.
+        patterns: Vec<String>,
+        /// Lock although images differ from the base there.
+        adopt: bool,
+    },
+    /// Let them alter paths again.
+    Unlock {
+        /// A family.
+        family: String,
+        /// Patterns that are in force.
+        patterns: Vec<String>,
+        /// As with `Lock`, where a pattern goes that has left something out.
+        adopt: bool,
+    },
     /// Bring a patch into a family.
     ApplyPatch {
         /// The patch: an absolute path of the host.
@@ -147,11 +165,13 @@ impl Request {
             | Request::Remove { .. }
             | Request::Fold { .. }
             | Request::Release { .. }
+            | Request::Unlock { .. }
             | Request::ApplyPatch { .. }
             | Request::Collect
             | Request::Mount { .. }
             | Request::Unmount { .. } => true,
             Request::Hold { paths, .. } => !paths.is_empty(),
+            Request::Lock { patterns, .. } => !patterns.is_empty(),
             Request::Check { .. }
             | Request::Log { .. }
             | Request::Metrics

@@ -6,11 +6,13 @@ use super::context::Context;
 use super::letter;
 use super::report::WhyReport;
 use crate::error::{Error, Result};
+use crate::merge::locked;
+use crate::merge::locks::Locks;
 use crate::merge::lookup::{self, Item, OpenDirectory, Site};
 use crate::merge::version::{Version, version_of};
 use crate::merge::view::View;
 use crate::path_bytes::PathBytes;
-use crate::store::catalog::{Image, Reads};
+use crate::store::catalog::{Image, ImageRole, Reads};
 use crate::store::layout;
 use crate::store::mark::{DirectoryRole, Role};
 use crate::store::metadata::{Content, FileType};
@@ -129,6 +131,35 @@ fn stored(image: &Image, item: &Item, path: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// The pattern by which a path, or another name of its file, is locked.
+fn locked_by(
+    context: &Context,
+    image: &Image,
+    view: &View,
+    path: &[u8],
+    item: &Item,
+) -> Result<Option<String>> {
+    let locks = Locks::new(&context.store.catalog().locks(image.family)?)?;
+    if locks.is_empty() || image.role == ImageRole::Working {
+        return Ok(None);
+    }
+    let is_directory = item.directory().is_some();
+    let mut pattern = locks.of(path, is_directory).map(String::from);
+    let may_have_others = match item {
+        Item::Private { site, .. } => *site == Site::Index,
+        Item::Shared { inode, .. } => inode.links > 1,
+    };
+    if pattern.is_none() && !is_directory && may_have_others {
+        locked::visit(view, &locks, &mut |visit| {
+            if visit.item.number() == item.number() {
+                pattern = locks.of(visit.path, false).map(String::from);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(pattern)
+}
+
 /// Tells of one path of one image.
 ///
 /// # Errors
@@ -192,6 +223,7 @@ pub fn why(context: &Context, image: &str, path: &PathBytes) -> Result<WhyReport
         digest: digest(item).map(|digest| digest.to_string()),
         stored: stored(&image, item, &path).map(PathBytes::from),
         held,
+        locked: locked_by(context, &image, &view, &path, item)?,
         shared_with,
         differs_in,
         unreadable_in,

@@ -168,6 +168,7 @@ impl Daemon {
             started: self.started,
             requests: self.requests.counts(),
             promotions: context.images.promotions(),
+            refusals: context.images.refusals(),
             damaged: context.store.objects().verification().damaged().len() as u64,
             idle_passes: context.passes.idle(),
             sums: context.tally.sums(),

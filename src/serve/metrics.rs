@@ -32,6 +32,8 @@ pub(super) struct Numbers {
     pub(super) requests: Vec<(&'static str, u64)>,
     /// Copies of shared files.
     pub(super) promotions: Promotions,
+    /// Requests that were refused because of what is locked.
+    pub(super) refusals: u64,
     /// Objects that were found damaged.
     pub(super) damaged: u64,
     /// Passes that found nothing altered.
@@ -93,6 +95,8 @@ impl Numbers {
         let help = "Content that was copied for that";
         let bytes = counter(self.promotions.bytes);
         registry.register_with_unit("promoted", help, Unit::Bytes, bytes);
+        let help = "Requests that were refused because a path is locked";
+        registry.register("locked_refusals", help, counter(self.refusals));
         let help = "Passes before which nothing had been altered; they are no folds";
         registry.register("idle_passes", help, counter(self.idle_passes));
     }
@@ -204,6 +208,7 @@ mod tests {
                 bytes: 4096,
                 failures: 1,
             },
+            refusals: 9,
             sums: vec![Sum {
                 by: "pass".into(),
                 count: 5,
@@ -224,6 +229,7 @@ mod tests {
             "foldfs_requests_total{op=\"open\"} 0",
             "foldfs_promoted_files_total 3",
             "foldfs_promoted_bytes_total 4096",
+            "foldfs_locked_refusals_total 9",
             "foldfs_promotion_failures_total 1",
             "# UNIT foldfs_promoted_bytes bytes",
             "# TYPE foldfs_folds counter",

@@ -85,6 +85,19 @@ pub fn credentials(thread: u32) -> Option<Credentials> {
     parse_status(&status, our_namespace)
 }
 
+/// The process of a thread: its id, and the name that it gives itself.
+pub fn of_thread(thread: u32) -> Option<(u32, String)> {
+    if thread == 0 {
+        return None;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    let process = process.trim().parse().ok()?;
+    let name = std::fs::read(format!("/proc/{process}/comm")).ok()?;
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    Some((process, name.escape_ascii().to_string()))
+}
+
 fn parse_status(status: &str, our_namespace: bool) -> Option<Credentials> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let groups = field("Groups:")?.split_ascii_whitespace();

@@ -21,6 +21,7 @@ pub use fix::Fix;
 use super::context::Context;
 use super::report::{CheckReport, Finding};
 use crate::error::{Context as _, Result};
+use crate::merge::locks::Locks;
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::catalog::{Image, Reads};
@@ -127,6 +128,10 @@ pub fn run_for_repair(
     for family in catalog.families()? {
         progress.message(&format!("shared layer of {}", family.name));
         shared::check(catalog, &family, &mut findings)?;
+        if let Err(error) = Locks::new(&catalog.locks(family.id)?) {
+            let cause = format!("what is locked: {}: {}", error.object, error.cause);
+            findings.add(format!("family {}", family.name), cause, RESTORE);
+        }
     }
     for image in catalog.images()? {
         progress.message(&format!("image {}", image.name));

@@ -130,20 +130,21 @@ impl fuser::Filesystem for Adapter {
             mtime: time_change(mtime),
             set_id: set_id_of_caller(req),
         };
+        let thread = req.pid();
         // ftruncate(2) is of a file that is open for writing: no other inode is needed for that.
-        if size.is_some()
-            && fh.is_none()
-            && let Err(stale) = self
-                .filesystem
-                .refuse_stale(&node, flip_of(nodeid.0), Change::Size)
-        {
-            return reply.error(errno(&stale));
+        if size.is_some() && fh.is_none() {
+            let filesystem = &self.filesystem;
+            let fresh = filesystem.refuse_stale(&node, flip_of(nodeid.0), Change::Size);
+            if let Err(stale) = filesystem.noting_refusal(thread, fresh) {
+                return reply.error(errno(&stale));
+            }
         }
         let long = size.is_some() && self.is_long(self.filesystem.needs_promotion(&node));
         self.run(long, move |filesystem| {
             // What takes long is of a file, whose attributes no change of names alters.
             let answering = (!long).then(|| filesystem.answering());
             let attributes = filesystem.set_attributes(&node, &changes);
+            let attributes = filesystem.noting_refusal(thread, attributes);
             let keeps = answering.as_ref().is_none_or(|answering| answering.keeps());
             answer!(reply, attributes, attributes => reply.attr(&kept(&attributes, keeps), &file_attr(&attributes)));
         });
@@ -166,7 +167,7 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.made(reply, |filesystem| {
+        self.made(req, reply, |filesystem| {
             let parent = self.node(parent)?;
             let file_type = FileType::from_mode(mode).unwrap_or(FileType::Regular);
             let permissions = permissions(req, mode, umask);
@@ -185,26 +186,22 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let permissions = permissions(req, mode, umask);
-        self.made(reply, |filesystem| {
+        self.made(req, reply, |filesystem| {
             let parent = self.node(parent)?;
             filesystem.make_directory(&parent, name.as_bytes(), &permissions)
         });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = self.node(parent);
-        empty(
-            reply,
-            parent.and_then(|parent| self.filesystem.unlink(&parent, name.as_bytes())),
-        );
+        let removed = parent.and_then(|parent| self.filesystem.unlink(&parent, name.as_bytes()));
+        self.altered(req, reply, removed);
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = self.node(parent);
-        empty(
-            reply,
-            parent.and_then(|parent| self.filesystem.rmdir(&parent, name.as_bytes())),
-        );
+        let removed = parent.and_then(|parent| self.filesystem.rmdir(&parent, name.as_bytes()));
+        self.altered(req, reply, removed);
     }
 
     fn symlink(
@@ -216,7 +213,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        self.made(reply, |filesystem| {
+        self.made(req, reply, |filesystem| {
             let parent = self.node(parent)?;
             filesystem.make_symlink(&parent, name.as_bytes(), target, caller(req))
         });
@@ -245,18 +242,18 @@ impl fuser::Filesystem for Adapter {
             };
             self.filesystem.rename(old, new, flags, caller(req))
         });
-        empty(reply, renamed);
+        self.altered(req, reply, renamed);
     }
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         nodeid: INodeNo,
         parent: INodeNo,
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.made(reply, |filesystem| {
+        self.made(req, reply, |filesystem| {
             let node = self.node(nodeid)?;
             let parent = self.node(parent)?;
             filesystem.link(&node, &parent, name.as_bytes())
@@ -278,7 +275,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let permissions = permissions(req, mode, umask);
-        self.create_file(parent, name, &permissions, flags, reply);
+        self.create_file(req, parent, name, &permissions, flags, reply);
     }
 
     fn read(
@@ -439,7 +436,7 @@ impl fuser::Filesystem for Adapter {
             self.filesystem
                 .set_xattr(&node, name.as_bytes(), value, how, &caller(req))
         });
-        empty(reply, set);
+        self.altered(req, reply, set);
     }
 
     fn getxattr(
@@ -466,12 +463,10 @@ impl fuser::Filesystem for Adapter {
         );
     }
 
-    fn removexattr(&self, _req: &Request, nodeid: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, nodeid: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let node = self.node(nodeid);
-        empty(
-            reply,
-            node.and_then(|node| self.filesystem.remove_xattr(&node, name.as_bytes())),
-        );
+        let removed = node.and_then(|node| self.filesystem.remove_xattr(&node, name.as_bytes()));
+        self.altered(req, reply, removed);
     }
 
     fn ioctl(

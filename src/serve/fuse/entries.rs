@@ -4,10 +4,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use fuser::{INodeNo, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry};
+use fuser::{
+    INodeNo, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, Request,
+};
 
 use super::adapter::Adapter;
-use super::answer::{GENERATION, answer, entry, kept, kept_name};
+use super::answer::{GENERATION, answer, empty, entry, kept, kept_name};
 use super::convert::{errno, file_attr, file_type, no_attr, number};
 use crate::filesystem::Filesystem;
 use crate::filesystem::attributes::Attributes;
@@ -38,11 +40,22 @@ impl Adapter {
     /// Answers with the name that was made.
     pub(super) fn made(
         &self,
+        request: &Request,
         reply: ReplyEntry,
         make: impl FnOnce(&Filesystem) -> Outcome<Attributes>,
     ) {
         let answering = self.filesystem.answering();
-        entry(reply, &answering, make(&self.filesystem));
+        let made = make(&self.filesystem);
+        let made = self.filesystem.noting_refusal(request.pid(), made);
+        entry(reply, &answering, made);
+    }
+
+    /// Answers whether something was altered.
+    pub(super) fn altered(&self, request: &Request, reply: ReplyEmpty, outcome: Outcome<()>) {
+        empty(
+            reply,
+            self.filesystem.noting_refusal(request.pid(), outcome),
+        );
     }
 
     pub(super) fn get_attributes(&self, nodeid: INodeNo, reply: ReplyAttr) {

@@ -50,6 +50,7 @@ impl Adapter {
         reply: ReplyOpen,
     ) {
         let flags = open::OpenFlags::from_raw(flags.0, set_id_of_caller(request));
+        let thread = request.pid();
         let node = self.node(nodeid);
         let reads = |node| self.filesystem.needs_verification(node);
         let long = matches!(&node, Ok(node) if self.is_long(reads(node)));
@@ -58,6 +59,7 @@ impl Adapter {
                 let register = |file: BorrowedFd<'_>| registered(reply.open_backing(file));
                 filesystem.open_at(&node, flip_of(nodeid.0), flags, &register)
             });
+            let opened = filesystem.noting_refusal(thread, opened);
             answer!(reply, opened, opened => {
                 let handle = FileHandle(opened.0);
                 match told(opened.1) {
@@ -70,6 +72,7 @@ impl Adapter {
 
     pub(super) fn create_file(
         &self,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         permissions: &Permissions,
@@ -94,6 +97,7 @@ impl Adapter {
             }
             Ok((attributes, opened?))
         });
+        let created = self.filesystem.noting_refusal(request.pid(), created);
         answer!(reply, created, created => {
             let (attributes, (handle, way)) = created;
             // It is empty: a mapping that writes comes only after a request that is answered with

@@ -176,7 +176,7 @@ impl Transaction<'_> {
         self.run_one("images", id, "DELETE FROM images WHERE id = ?1", [id.0])
     }
 
-    /// Removes a family with its images, its whole shared layer and its changes.
+    /// Removes a family with its images, its whole shared layer, its changes and locks.
     ///
     /// # Errors
     /// When it does not exist.
@@ -188,6 +188,7 @@ impl Transaction<'_> {
             "DELETE FROM entries WHERE parent IN (SELECT number FROM inodes WHERE family = ?1)",
             "DELETE FROM inodes WHERE family = ?1",
             "DELETE FROM changes WHERE family = ?1",
+            "DELETE FROM locks WHERE family = ?1",
         ] {
             self.run(sql, [id.0])?;
         }
@@ -331,5 +332,22 @@ impl Transaction<'_> {
     pub fn delete_hold(&self, image: ImageId, path: &[u8]) -> Result<bool> {
         let sql = "DELETE FROM holds WHERE image = ?1 AND path = ?2";
         Ok(self.run(sql, params![image.0, path])? > 0)
+    }
+
+    /// Has these patterns, in this order, be all that is locked in a family.
+    ///
+    /// # Errors
+    /// When one is there twice.
+    pub fn set_locks<'a>(
+        &self,
+        family: FamilyId,
+        patterns: impl Iterator<Item = &'a str>,
+    ) -> Result<()> {
+        self.run("DELETE FROM locks WHERE family = ?1", [family.0])?;
+        for pattern in patterns {
+            let sql = "INSERT INTO locks (family, pattern) VALUES (?1, ?2)";
+            self.run(sql, params![family.0, pattern])?;
+        }
+        Ok(())
     }
 }

@@ -369,6 +369,12 @@ pub trait Reads {
         self.with(|c| all(c, sql, [image.0], |row| Ok(name(row, 0, "holds")?.into())))
     }
 
+    /// The patterns of the paths of a family that no image may alter, in their order.
+    fn locks(&self, family: FamilyId) -> Result<Vec<String>> {
+        let sql = "SELECT pattern FROM locks WHERE family = ?1 ORDER BY id";
+        self.with(|c| all(c, sql, [family.0], |row| Ok(row.get(0)?)))
+    }
+
     /// Whether a change was committed.
     fn has_change(&self, id: i64) -> Result<bool> {
         let sql = "SELECT id FROM changes WHERE id = ?1";

@@ -104,3 +104,10 @@ CREATE TABLE changes (
     why    TEXT NOT NULL
 ) STRICT;
 CREATE INDEX changes_by_family ON changes (family);
+
+CREATE TABLE locks (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    family  INTEGER NOT NULL REFERENCES families (id) DEFERRABLE INITIALLY DEFERRED,
+    pattern TEXT NOT NULL,
+    UNIQUE (family, pattern)
+) STRICT;
