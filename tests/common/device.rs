@@ -1,8 +1,11 @@
 //! File systems on loop devices, for what the root's file system lacks.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -59,8 +62,8 @@ impl Device {
     /// Unmounts it, hands the file that it lies in to somebody, and mounts it again.
     pub fn meanwhile(&self, alter: impl FnOnce(&Path)) {
         let mount = self.path.to_str().unwrap();
-        tool("umount", &[mount]);
         let image = self.path.with_file_name("image");
+        unmount(&self.path, &image);
         alter(&image);
         tool("mount", &["-o", "loop", image.to_str().unwrap(), mount]);
     }
@@ -75,6 +78,29 @@ impl Device {
         let there = Path::new(program).exists() && Path::new("/dev/loop-control").exists();
         (!there).then_some("it needs loop devices, mkfs.ext4, mkfs.xfs and mkfs.btrfs")
     }
+}
+
+/// Unmounts the file system in a file, and waits until its loop device is given back. As long as another
+/// process looks at that device, and each mount(8) of a loop looks at all of them, it stays, and the
+/// next mount of the same file is on it, with what the kernel still has in its cache of it.
+pub fn unmount(mount: &Path, file: &Path) {
+    tool("umount", &[mount.to_str().unwrap()]);
+    let start = Instant::now();
+    while is_looped(file) {
+        assert!(start.elapsed() < PATIENCE, "{} is in use", file.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether a loop device lies in a file.
+fn is_looped(file: &Path) -> bool {
+    let devices = fs::read_dir("/sys/block").unwrap();
+    let files = devices
+        .filter_map(|device| fs::read(device.unwrap().path().join("loop/backing_file")).ok());
+    let mut files = files.map(|name| PathBuf::from(OsStr::from_bytes(name.trim_ascii_end())));
+    files.any(|used| used == file)
 }
 
 impl Drop for Device {

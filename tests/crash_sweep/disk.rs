@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{SeekFrom, seek};
 
-use super::common::device::Kind;
+use super::common::device::{self, Kind};
 use super::common::store::{mounts_below, tool};
 
 const CHUNK: usize = 64 << 10;
@@ -199,7 +199,7 @@ impl Disk {
 
     /// Unmounts it.
     pub fn unmount(self) {
-        tool("umount", &[self.path.to_str().unwrap()]);
+        device::unmount(&self.path, &self.backing.file);
     }
 }
 
