@@ -14,6 +14,8 @@ mod beside;
 mod catalog;
 #[path = "damaged_store/fifo.rs"]
 mod fifo;
+#[path = "damaged_store/folding.rs"]
+mod folding;
 #[path = "damaged_store/lying_cache.rs"]
 mod lying_cache;
 #[path = "damaged_store/read_only.rs"]

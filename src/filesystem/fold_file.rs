@@ -249,7 +249,7 @@ impl Filesystem {
                 let go_on = |_| !steady.is_wanted(node);
                 match Objects::compare(steady.file(), &object, &digest, &go_on)? {
                     None => return Ok(Folded::Busy),
-                    Some(false) => return Ok(Folded::Other),
+                    Some(false) => return self.unlike(node, &steady, &digest, &object),
                     Some(true) => Object::There(object),
                 }
             }
@@ -260,6 +260,26 @@ impl Filesystem {
             (fold.replaced)(steady.into_file(), freed);
         }
         Ok(folded)
+    }
+
+    /// What is to be said of a file that has other content than the object of its digest: was the digest
+    /// not its own, it stays; else why the object is damaged, of which nothing is read from now on.
+    fn unlike(
+        &self,
+        node: &Node,
+        steady: &Steady,
+        digest: &Digest,
+        object: &OwnedFd,
+    ) -> Outcome<Folded> {
+        let go_on = |_| !steady.is_wanted(node);
+        let Some(found) = digest_while(steady.file(), &go_on)? else {
+            return Ok(Folded::Busy);
+        };
+        if found == *digest {
+            let verification = self.store.objects().verification();
+            verification.examine_all(object.as_fd(), digest, steady.bytes())?;
+        }
+        Ok(Folded::Other)
     }
 
     /// Opens a private file and makes sure that it does not change; else what is to be said of it.
