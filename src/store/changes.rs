@@ -24,14 +24,17 @@ use super::layer;
 use super::layout;
 use super::number::ImageId;
 use super::open::Store;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::path_bytes::PathBytes;
-use crate::sys::copy;
 use crate::sys::durable::{self, Step};
+use crate::sys::{copy, regular};
 
 const READ: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+
+/// What an image lacks of a change has no more bytes.
+const MOST_STEPS: u64 = 1 << 30;
 
 /// The name of what an image lacks of a change.
 fn steps_name(change: i64, image: ImageId) -> String {
@@ -58,6 +61,8 @@ impl Store {
         let flags = READ | OFlags::DIRECTORY;
         match fs::openat(self.root(), layout::CHANGES, flags, Mode::empty()) {
             Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR) => Err(Error::failed(layout::CHANGES, "it is no directory")
+                .remedy("move it elsewhere, and restore the directory from another copy of the store")),
             opened => opened.map(Some).about(layout::CHANGES),
         }
     }
@@ -189,11 +194,27 @@ impl Store {
     /// What an image still lacks of a change, as [`Store::keep_change`] got it.
     ///
     /// # Errors
-    /// Errors of the file system.
+    /// It is no regular file, or larger than any can be; errors of the file system.
     pub fn change_steps(&self, change: i64, image: ImageId) -> Result<Vec<u8>> {
         let name = steps_name(change, image);
-        let path = self.path().join(layout::CHANGES).join(name);
-        std::fs::read(&path).about(path.display())
+        let about = format!("{}/{name}", layout::CHANGES);
+        let Some(directory) = self.changes()? else {
+            return Err(Errno::NOENT).about(about);
+        };
+        let foreign = |cause: &str| {
+            Error::failed(&about, cause).remedy("restore the file from another copy of the store")
+        };
+        let Some(file) = regular::open(&directory, name.as_bytes()).about(&about)? else {
+            return Err(foreign("it is no regular file"));
+        };
+        let size = fs::fstat(&file).about(&about)?.st_size as u64;
+        if size > MOST_STEPS {
+            return Err(foreign("it is larger than any that foldfs makes"));
+        }
+        let mut bytes = vec![0; size as usize];
+        let length = copy::read_at(file.as_fd(), &mut bytes, 0).about(&about)?;
+        bytes.truncate(length);
+        Ok(bytes)
     }
 
     /// An image lacks nothing of a change any more. Before anybody alters it: it would be carried out again.

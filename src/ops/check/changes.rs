@@ -14,7 +14,15 @@ const REMEDY: &str = "restore the file from another copy of the store";
 
 pub(super) fn check(context: &Context, options: Options, findings: &mut Findings) -> Result<()> {
     let store = &context.store;
-    for name in store.foreign_changes()? {
+    let foreign = match store.foreign_changes() {
+        Ok(foreign) => foreign,
+        Err(error) => {
+            let remedy = Some(&*error.remedy).filter(|remedy| !remedy.is_empty());
+            findings.add(error.object, error.cause, remedy.unwrap_or(REMEDY));
+            return Ok(());
+        }
+    };
+    for name in foreign {
         let path = [layout::CHANGES.as_bytes(), b"/", &name].concat();
         findings.add(
             &*path,
@@ -30,19 +38,24 @@ pub(super) fn check(context: &Context, options: Options, findings: &mut Findings
     for change in store.catalog().change_ids()? {
         let path = store.change_path(change);
         let object = PathBytes::from(format!("{}/{change}", layout::CHANGES).into_bytes());
-        match path.exists() {
-            false => findings.add(
+        match path.symlink_metadata().map(|found| found.is_file()) {
+            Err(_) => findings.add(
                 object.as_bytes(),
                 "the patch of a change is missing",
                 REMEDY,
             ),
+            Ok(false) => findings.add(
+                object.as_bytes(),
+                "the patch of a change is no regular file",
+                REMEDY,
+            ),
             // It is read through.
-            true if options.content => {
+            Ok(true) if options.content => {
                 if let Err(error) = PatchFile::open(&path) {
                     findings.add(object.as_bytes(), error.cause, REMEDY);
                 }
             }
-            true => {}
+            Ok(true) => {}
         }
     }
     if store.unfinished_changes()?.is_empty() {

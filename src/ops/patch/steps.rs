@@ -97,7 +97,8 @@ impl Steps {
         let entries = table.entries.len();
         if self.follow.iter().any(|&index| index >= entries) {
             let object = format!("changes/: steps of image {image}");
-            return Err(Error::failed(object, "they are not of this patch"));
+            return Err(Error::failed(object, "they are not of this patch")
+                .remedy("restore `changes/` from another copy of the store"));
         }
         Ok(())
     }
