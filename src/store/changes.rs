@@ -61,8 +61,9 @@ impl Store {
         let flags = READ | OFlags::DIRECTORY;
         match fs::openat(self.root(), layout::CHANGES, flags, Mode::empty()) {
             Err(Errno::NOENT) => Ok(None),
-            Err(Errno::NOTDIR) => Err(Error::failed(layout::CHANGES, "it is no directory")
-                .remedy("move it elsewhere, and restore the directory from another copy of the store")),
+            Err(Errno::NOTDIR) => Err(Error::failed(layout::CHANGES, "it is no directory").remedy(
+                "move it elsewhere, and restore the directory from another copy of the store",
+            )),
             opened => opened.map(Some).about(layout::CHANGES),
         }
     }

@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 /// The format of docs/format.md.
 pub const FORMAT_VERSION: i64 = 1;
 
+/// What to do about a damaged one.
+pub const RESTORE: &str = "restore it: it holds `format = 1` and `id = \"32 hexadecimal digits\"`";
+
 /// The content of `foldfs.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormatFile {
@@ -23,10 +26,8 @@ impl FormatFile {
     /// # Errors
     /// When it is damaged, or of a format that this foldfs does not know.
     pub fn parse(bytes: &[u8], object: &str) -> Result<Self> {
-        let damaged = |cause: &str| {
-            Error::failed(object, format!("it is damaged: {cause}"))
-                .remedy("restore it: it holds `format = 1` and `id = \"32 hexadecimal digits\"`")
-        };
+        let damaged =
+            |cause: &str| Error::failed(object, format!("it is damaged: {cause}")).remedy(RESTORE);
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         let table: toml::Table = text
             .parse()

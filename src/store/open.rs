@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::cache::HashCache;
 use super::catalog::{Catalog, CatalogMode, Numbers};
-use super::format_file::FormatFile;
+use super::format_file::{self, FormatFile};
 use super::image_dirs::open_directory;
 use super::layout;
 use super::lock::{PlacementLock, StoreLock};
@@ -278,6 +278,7 @@ fn open_root(path: &Path, object: &str) -> Result<OwnedFd> {
 
 fn read_format(root: BorrowedFd<'_>, path: &Path, object: &str) -> Result<FormatFile> {
     let name = path.join(layout::FORMAT).display().to_string();
+    let foreign = || Error::failed(&name, "it is no regular file").remedy(format_file::RESTORE);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = match fs::openat(root, layout::FORMAT, flags, Mode::empty()) {
         Ok(file) => file,
@@ -295,8 +296,13 @@ fn read_format(root: BorrowedFd<'_>, path: &Path, object: &str) -> Result<Format
             };
             return Err(Error::failed(object, cause).remedy(remedy));
         }
+        Err(Errno::LOOP) => return Err(foreign()),
         Err(errno) => return Err(errno).about(name),
     };
+    let stat = fs::fstat(&file).about(&name)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(foreign());
+    }
     let mut buffer = vec![0; 4096];
     let length = copy::read_at(&file, &mut buffer, 0).about(&name)?;
     FormatFile::parse(&buffer[..length], &name)

@@ -11,7 +11,7 @@ mod layers;
 mod objects;
 mod shared;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -142,6 +142,13 @@ pub fn run_for_repair(
     changes::check(context, options, &mut findings)?;
     progress.message("objects");
     objects::check(context, options, progress, &mut findings)?;
+    // What keeps several images from being looked at is found once.
+    let mut seen = HashSet::new();
+    let is_new = |finding: &Finding| {
+        let object = finding.object.as_bytes().to_vec();
+        seen.insert((object, finding.cause.clone()))
+    };
+    findings.report.findings.retain(is_new);
     Ok((findings.report, findings.fixes))
 }
 

@@ -106,7 +106,7 @@ impl Catalog {
             }
             Err(error) => return Err(error).about(path.display()),
         }
-        check_shared_memory(path)?;
+        check_beside(path)?;
         if mode == CatalogMode::ReadOnlyMedium {
             check_closed_cleanly(path)?;
         }
@@ -258,19 +258,31 @@ impl Drop for Snapshot<'_> {
     }
 }
 
-/// SQLite says of something else in the place of its shared memory no more than that it fails.
-fn check_shared_memory(path: &Path) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-shm");
-    match Path::new(&name).symlink_metadata() {
-        Ok(found) if !found.is_file() => Err(Error {
-            // The catalog itself need not be restored.
-            errno: Some(libc::EIO),
-            ..Error::failed(name.display(), "it is no regular file")
-                .remedy("remove it: it is made anew")
-        }),
-        _ => Ok(()),
+/// SQLite says of something else in the place of its log, or of its shared memory, no more than that it
+/// fails.
+fn check_beside(path: &Path) -> Result<()> {
+    let remedies = [
+        ("-shm", "remove it: it is made anew"),
+        (
+            "-wal",
+            "move it elsewhere, and run `foldfs check`: the last changes may be lost",
+        ),
+    ];
+    for (suffix, remedy) in remedies {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        if Path::new(&name)
+            .symlink_metadata()
+            .is_ok_and(|found| !found.is_file())
+        {
+            return Err(Error {
+                // The catalog itself need not be restored.
+                errno: Some(libc::EIO),
+                ..Error::failed(name.display(), "it is no regular file").remedy(remedy)
+            });
+        }
     }
+    Ok(())
 }
 
 fn write_flags() -> OpenFlags {
