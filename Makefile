@@ -42,7 +42,7 @@ soak: ## the random tests, much longer, and all of the outside suites: make soak
 	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
 		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_ENTRIES=$(ENTRIES) \
 		FOLDFS_TEST_LOAD_SECONDS=$(LOAD) FOLDFS_TEST_ROUNDS=$(ROUNDS) \
-		FOLDFS_TEST_CRASH=whole FOLDFS_TEST_STEPS=all \
+		FOLDFS_TEST_CRASH=whole FOLDFS_TEST_STEPS=all FOLDFS_TEST_DAMAGE_SECONDS=all \
 		$(CARGO) test --release --locked --no-fail-fast
 	FOLDFS_TEST_PASSTHROUGH=0 FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
 		$(CARGO) test --release --locked --no-fail-fast --test 'mounted_*' --test outside_suites \

@@ -24,6 +24,10 @@ mod read_only;
 mod reads;
 #[path = "damaged_store/repair.rs"]
 mod repair;
+#[path = "damaged_store/sweep.rs"]
+mod sweep;
+#[path = "damaged_store/ways.rs"]
+mod ways;
 
 use std::ffi::OsStr;
 use std::fs;
