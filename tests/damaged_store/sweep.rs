@@ -346,11 +346,12 @@ fn tries(victim: &Path, way: Way) -> usize {
 }
 
 /// What went wrong once: tried in each run, before anything else.
-const FOUND: [(&str, Way); 4] = [
+const FOUND: [(&str, Way); 5] = [
     ("changes", Way::Fifo),
     ("changes/1-3", Way::Device),
     ("foldfs.toml", Way::Symlink),
     ("catalog.db-wal", Way::Directory),
+    ("run/lock", Way::Fifo),
 ];
 
 /// What is damaged, how, and which time.
