@@ -40,6 +40,8 @@ pub struct Config {
     pub rate: Option<NonZeroU64>,
     /// Who may have signed a patch; none: it need not be signed.
     pub patch_keys: Vec<PublicKey>,
+    /// How many changes of each family, the newest ones, `collect` keeps so that they can be taken back.
+    pub keep_changes: u64,
     /// The kernel uses the host's files itself where it can.
     pub passthrough: bool,
     /// Below these paths of an image it does not where content is shared.
@@ -62,6 +64,7 @@ impl Default for Config {
             verify: Rate::NEVER,
             rate: None,
             patch_keys: Vec::new(),
+            keep_changes: 10,
             passthrough: true,
             coherent: COHERENT.map(String::from).into(),
         }
@@ -173,6 +176,14 @@ const KEYS: &[Key] = &[
             let keys = value.as_array()?.iter();
             let keys = keys.map(|key| key.as_str()?.parse().ok());
             config.patch_keys = keys.collect::<Option<_>>()?;
+            Some(())
+        },
+    },
+    Key {
+        name: "keep_changes",
+        allowed: "a number from 0 to 1000000",
+        set: |config, value| {
+            config.keep_changes = count(value, 0..=1_000_000)? as u64;
             Some(())
         },
     },
@@ -337,7 +348,7 @@ mod tests {
                 "threds = 1",
                 "/etc/c.toml: threds: this key is not known; \
                  use any of: store, share, threads, session_threads, interval, quiet, metrics, verify, rate, \
-                 patch_keys, passthrough, coherent",
+                 patch_keys, keep_changes, passthrough, coherent",
             ),
             (
                 "share = \"some\"",

@@ -97,7 +97,7 @@ fn done(fixture: &Fixture, request: Request) -> Report {
 
 /// A whole collect; how many objects went.
 fn collect(fixture: &Fixture) -> u64 {
-    match done(fixture, Request::Collect) {
+    match done(fixture, Request::Collect { keep_changes: 10 }) {
         Report::Collect(report) => report.removed.len() as u64,
         other => panic!("{other:?}"),
     }

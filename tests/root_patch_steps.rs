@@ -25,7 +25,7 @@ use foldfs::ops::{self, check, clone, collect};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::Share;
 use foldfs::sys::durable::{self, Step};
-use patch_model::merge;
+use patch_model::{merge, source};
 use rustix::io::Errno;
 
 const IMAGES: [&str; 3] = ["f", "one", "two"];
@@ -85,9 +85,9 @@ fn fixture() -> (Fixture, PathBuf) {
 
 fn apply(fixture: &Fixture, file: &Path) -> Result<()> {
     let options = ApplyOptions {
-        file: file.to_owned(),
-        keys: Vec::new(),
-        family: "f".into(),
+        source: source(file),
+        family: Some("f".into()),
+        images: Vec::new(),
         on_conflict: OnConflict::Keep,
         who: "somebody".into(),
         why: "a test".into(),
@@ -220,7 +220,7 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
             let error = context.images.filesystem(*image).err().unwrap();
             assert_eq!(error.kind.exit_code(), 4, "{error}");
         }
-        let error = collect::plan(context, &Silent).unwrap_err();
+        let error = collect::plan(context, 10, &Silent).unwrap_err();
         assert_eq!(error.kind.exit_code(), 4, "{error}");
         let request = Request::Fold { family: None };
         let dry_run = false;

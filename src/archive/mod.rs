@@ -16,6 +16,7 @@
 //! ```
 
 mod compared_directory;
+mod compared_staged;
 mod compared_view;
 mod directory;
 mod directory_stack;
@@ -43,6 +44,7 @@ mod view_source;
 mod walk;
 
 pub use compared_directory::ComparedDirectory;
+pub use compared_staged::ComparedStaged;
 pub use compared_view::ComparedView;
 pub use directory::{import_directory, stage_directory};
 pub use export_directory::export_directory;

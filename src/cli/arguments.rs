@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::{diff, history, holds, images, import, locks, manual, mounts, patch, sharing, stores};
+use super::{
+    apply, diff, history, holds, images, import, inside, locks, manual, mounts, patch, sharing, stores,
+    working,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -95,6 +98,12 @@ pub enum Command {
     Collect(stores::Collect),
     Diff(diff::Diff),
     Patch(patch::Patch),
+    Revert(apply::Revert),
+    Commit(working::Commit),
+    Discard(working::Discard),
+    Upgrade(working::Upgrade),
+    #[command(hide = true)]
+    Inside(inside::Inside),
     Export(images::Export),
     Daemon(mounts::Daemon),
     Completions(manual::Completions),
@@ -120,7 +129,8 @@ mod tests {
         let command = Arguments::command();
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
-                        lock unlock log metrics why check collect diff patch export daemon completions man";
+                        lock unlock log metrics why check collect diff patch revert commit discard upgrade inside \
+                        export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 
@@ -133,7 +143,7 @@ mod tests {
             .map(|c| c.get_name())
             .collect();
         let expected = "init import clone rename remove mount unmount fold hold release \
-                        lock unlock check collect";
+                        lock unlock check collect revert commit discard upgrade";
         assert_eq!(with.join(" "), expected);
     }
 

@@ -2,26 +2,50 @@
 
 use clap::Args;
 
-use super::Outcome;
 use super::session::Session;
 use super::units::{bytes, count, counted, date};
+use super::{Outcome, diff};
 use crate::error::Result;
-use crate::ops::report::{LogEntry, LogReport};
+use crate::ops::report::{ChangeReport, ChangesReport, LogEntry, LogReport};
 use crate::ops::request::Request;
 
-/// Show what passes and folds did, a line for each, the newest last
+/// Show the changes of a family, or what passes and folds did, the newest last
 ///
 /// Passes that found nothing altered are left out. Times are UTC.
 #[derive(Debug, Args)]
 pub struct Log {
+    /// The family whose changes are shown
+    #[arg(value_name = "FAMILY")]
+    family: Option<String>,
     /// Only the newest ones
     #[arg(short = 'n', long = "lines", value_name = "N")]
     last: Option<u64>,
+    /// Only this change, with all paths that it is about
+    #[arg(long, value_name = "CHANGE", requires = "family")]
+    change: Option<i64>,
+    /// Of that, only how many paths there are, and their bytes
+    #[arg(long, requires = "change")]
+    stat: bool,
 }
 
 impl Log {
     pub fn run(self, session: &Session) -> Result<Outcome> {
-        session.run(Request::Log { last: self.last }, false)
+        let Log {
+            family,
+            last,
+            change,
+            stat,
+        } = self;
+        let request = match family {
+            None => Request::Log { last },
+            Some(family) => Request::Changes {
+                family,
+                last,
+                change,
+                stat,
+            },
+        };
+        session.run(request, false)
     }
 }
 
@@ -42,10 +66,48 @@ pub fn render(report: &LogReport) -> String {
     report.entries.iter().map(line).collect()
 }
 
+/// The changes of a family.
+pub fn render_changes(report: &ChangesReport) -> String {
+    report.changes.iter().map(change).collect()
+}
+
+fn change(report: &ChangeReport) -> String {
+    let clean = |text: &str| -> String { text.chars().map(printable).collect() };
+    let mut out = format!(
+        "{}  {}  {}  {} {}",
+        report.change,
+        moment(report.time),
+        clean(&report.who),
+        report.kind,
+        clean(&report.source)
+    );
+    if !report.why.is_empty() {
+        out.push_str(&format!(": {}", clean(&report.why)));
+    }
+    match &report.kept {
+        Some(kept) => out.push_str(&format!(
+            "\n    {} in {}\n",
+            counted(kept.paths, "path"),
+            kept.images.join(", ")
+        )),
+        None => out.push_str("\n    it cannot be taken back any more\n"),
+    }
+    let changes = report.kept.as_ref().and_then(|kept| kept.changes.as_ref());
+    if let Some(changes) = changes {
+        out.push('\n');
+        out.push_str(&diff::render(changes));
+    }
+    out
+}
+
+/// A date with the seconds.
+fn moment(seconds: i64) -> String {
+    format!("{}:{:02}", date(seconds), seconds.rem_euclid(60))
+}
+
 fn line(entry: &LogEntry) -> String {
     let done = &entry.done;
-    let second = done.started.rem_euclid(60);
-    let mut out = format!("{}:{second:02}  {}", date(done.started), entry.by);
+    let mut out = format!("{}  {}", moment(done.started), entry.by);
     if let Some(family) = &entry.family {
         out.push_str(&format!(" {family}"));
     }

@@ -1,6 +1,7 @@
 //! The command line: arguments, one file for each group of commands, and output. The commands
 //! themselves are below, in `ops`, `archive` and `serve`.
 
+mod apply;
 mod arguments;
 mod background;
 mod diff;
@@ -8,6 +9,7 @@ mod history;
 mod holds;
 mod images;
 mod import;
+mod inside;
 mod interrupt;
 mod locks;
 mod log_lines;
@@ -22,6 +24,7 @@ mod sharing;
 mod stores;
 mod table;
 mod units;
+mod working;
 
 use std::process::ExitCode;
 
@@ -49,6 +52,10 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log_lines::start(arguments.global.log_level());
+    // The first process of a namespace: it serves no store.
+    if let Command::Inside(inside) = arguments.command {
+        return inside.run();
+    }
     // A fold in this process holds leases, whoever else opens the file.
     lease::ignore_break_signal();
     let json = arguments.global.json;
@@ -92,6 +99,11 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Collect(collect) => collect.run(&session),
         Command::Diff(diff) => diff.run(&session),
         Command::Patch(patch) => patch.run(&session),
+        Command::Revert(revert) => revert.run(&session),
+        Command::Commit(commit) => commit.run(&session),
+        Command::Discard(discard) => discard.run(&session),
+        Command::Upgrade(upgrade) => upgrade.run(&session),
+        Command::Inside(_) => Ok(Outcome::Done),
         Command::Export(export) => export.run(&session),
         Command::Daemon(daemon) => daemon.run(&session),
         Command::Completions(completions) => completions.run(),

@@ -7,13 +7,14 @@ use clap::Args;
 
 use super::Outcome;
 use super::arguments::DryRun;
-use super::background;
 use super::session::{self, Counterpart, Session};
+use super::{background, working};
 use crate::config::Config;
 use crate::error::{Context, Error, Result};
 use crate::filesystem::passthrough::Passthrough;
 use crate::ops;
 use crate::ops::passes::Schedule;
+use crate::ops::report::Report;
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
 use crate::serve::daemon::{self, Lifetime};
@@ -27,7 +28,7 @@ use crate::sys::{memory, process};
 #[derive(Debug, Args)]
 #[command(allow_missing_positional = true)]
 pub struct Mount {
-    /// The image; without it, all that guests run on
+    /// The image; without it, all that guests run on; with --shared, a family
     pub image: Option<String>,
     /// An existing directory
     #[arg(value_name = "DIR")]
@@ -39,6 +40,10 @@ pub struct Mount {
     /// nodev, and visible to root only
     #[arg(short, value_name = "OPTIONS", action = clap::ArgAction::Append)]
     options: Vec<String>,
+    /// Mount the family's working tree, a clone of its base: guests see what is done there when
+    /// `foldfs commit` says so, or never (`foldfs discard`)
+    #[arg(long, requires = "image")]
+    shared: bool,
     #[command(flatten)]
     dry: DryRun,
 }
@@ -47,9 +52,15 @@ impl Mount {
     pub fn run(self, session: &Session) -> Result<Outcome> {
         let options = MountOptions::parse(&self.options.join(","))?;
         let directory = existing_directory(&self.directory)?;
+        let image = match (self.shared, self.image) {
+            (true, Some(family)) if !self.dry.dry_run => {
+                Some(working::made(session, &family, false)?.image)
+            }
+            (_, image) => image,
+        };
         let call = Call {
             request: Request::Mount {
-                image: self.image,
+                image,
                 directory: directory.into(),
                 options,
             },
@@ -92,20 +103,28 @@ pub struct Unmount {
 
 impl Unmount {
     pub fn run(self, session: &Session) -> Result<Outcome> {
-        let directory = mount_point(&self.directory)?;
         let dry_run = self.dry.dry_run;
-        let report = session::while_it_ends(|| match session.counterpart(false)? {
-            Counterpart::Daemon(client) => {
-                let directory = directory.clone().into();
-                let request = Request::Unmount { directory };
-                client.perform(&Call { request, dry_run }, &*session.progress())
-            }
-            Counterpart::Own(context) => {
-                dead_mounts::unmount(context.store.path(), &directory, dry_run)
-            }
-        })?;
+        let report = unmount(session, &self.directory, dry_run)?;
         session.show(&report, dry_run)
     }
+}
+
+/// Unmounts what is on a directory.
+///
+/// # Errors
+/// Nothing is, or it is in use (kind Busy).
+pub fn unmount(session: &Session, directory: &Path, dry_run: bool) -> Result<Report> {
+    let directory = mount_point(directory)?;
+    session::while_it_ends(|| match session.counterpart(false)? {
+        Counterpart::Daemon(client) => {
+            let directory = directory.clone().into();
+            let request = Request::Unmount { directory };
+            client.perform(&Call { request, dry_run }, &*session.progress())
+        }
+        Counterpart::Own(context) => {
+            dead_mounts::unmount(context.store.path(), &directory, dry_run)
+        }
+    })
 }
 
 /// The absolute path of a mount point, whose own file system may not answer any more.

@@ -2,7 +2,7 @@
 
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
-use super::{diff, history, holds, locks, patch};
+use super::{apply, diff, history, holds, locks, patch, working};
 use crate::ops::report::{
     CheckReport, CloneReport, CollectReport, ExportReport, FamilyFold, FoldReport, FoldingStatus,
     ImportReport, InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report,
@@ -19,6 +19,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Clone(report) => clone(report, would),
         Report::Rename(report) => rename(report, would),
         Report::Remove(report) => remove(report, would),
+        Report::Working(report) => working::render(report, dry_run),
         Report::Fold(report) => fold(report, would),
         Report::Hold(report) => holds::render_hold(report, dry_run),
         Report::Release(report) => holds::render_release(report, dry_run),
@@ -27,6 +28,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
             locks::render(report, would.verb("unlocked", "would be unlocked"))
         }
         Report::Log(report) => history::render(report),
+        Report::Changes(report) => history::render_changes(report),
         Report::Metrics(report) => report.text.clone(),
         Report::Collect(report) => collect(report, would),
         Report::Check(report) => check(report),
@@ -35,7 +37,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Why(report) => why(report),
         Report::Diff(report) => diff::render(report),
         Report::Patch(report) => patch::render(report),
-        Report::Apply(report) => patch::render_applied(report, dry_run),
+        Report::Apply(report) => apply::render(report, dry_run),
         Report::Export(report) => export(report),
         Report::Mount(report) => mounts(report, would.verb("mounted", "would be mounted")),
         Report::Unmount(report) => mounts(report, would.verb("unmounted", "would be unmounted")),
@@ -182,6 +184,13 @@ fn collect(report: &CollectReport, would: Would) -> String {
         bytes(report.freed_bytes),
         would.verb("freed", "would be freed"),
     ));
+    if !report.forgotten_changes.is_empty() {
+        out.push_str(&format!(
+            "{} {} not be taken back any more\n",
+            counted(report.forgotten_changes.len() as u64, "change"),
+            would.verb("can", "could"),
+        ));
+    }
     out
 }
 
@@ -414,6 +423,7 @@ mod tests {
                 bytes: 2048,
             }],
             freed_bytes: 4096,
+            forgotten_changes: Vec::new(),
         });
         assert_eq!(
             render(&report, true),

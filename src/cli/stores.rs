@@ -113,14 +113,20 @@ impl Check {
 }
 
 /// Remove the objects that nothing refers to
+///
+/// What the newest changes of a family took away stays: they can be taken back.
 #[derive(Debug, Args)]
 pub struct Collect {
+    /// How many changes of each family [default: the configuration's `keep_changes`, 10]
+    #[arg(long, value_name = "N")]
+    keep_changes: Option<u64>,
     #[command(flatten)]
     dry: DryRun,
 }
 
 impl Collect {
     pub fn run(self, session: &Session) -> Result<Outcome> {
-        session.run(Request::Collect, self.dry.dry_run)
+        let keep_changes = self.keep_changes.unwrap_or(session.config.keep_changes);
+        session.run(Request::Collect { keep_changes }, self.dry.dry_run)
     }
 }

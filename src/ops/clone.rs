@@ -31,9 +31,16 @@ pub struct Plan {
     family: String,
     entries: u64,
     files: u64,
+    role: ImageRole,
 }
 
 impl Plan {
+    /// Makes it a working tree.
+    pub fn working(self) -> Self {
+        let role = ImageRole::Working;
+        Self { role, ..self }
+    }
+
     /// What is reported before.
     pub fn report(&self) -> CloneReport {
         CloneReport {
@@ -84,6 +91,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
         entries: candidates.entries,
         files: candidates.files.len() as u64,
         origin,
+        role: ImageRole::Guest,
     })
 }
 
@@ -97,21 +105,9 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
         options, origin, ..
     } = plan;
     let store = &context.store;
-    let mounted = !context.mounted_on(origin.id).is_empty();
     // What is kept alive here is the same instance all the time.
     let filesystem = context.images.filesystem(origin.id)?;
-    progress.message("making objects of private files");
-    let mut new_objects = 0;
-    // Once more for what was written meanwhile.
-    for _ in 0..2 {
-        let images = &context.images;
-        let effort = Effort::full(context.threads);
-        let (new, _) = folding::make_objects(images, origin, mounted, &effort, progress)?;
-        new_objects += new;
-        if new == 0 {
-            break;
-        }
-    }
+    let new_objects = make_objects(context, origin, progress)?;
     progress.message("copying private entries");
     let id = store.catalog().reserve_image_id()?;
     let staged = store.create_image_dirs()?;
@@ -128,7 +124,7 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
             id,
             family: origin.family,
             name: &options.to,
-            role: ImageRole::Guest,
+            role: plan.role,
             created: Time::now().seconds,
             source: &origin.name,
         })?;
@@ -148,4 +144,30 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
         new_objects,
         copied_bytes: copied.bytes,
     })
+}
+
+/// Makes objects of the private files of an image that is kept alive, but for those that somebody is writing
+/// to; how many are new.
+///
+/// # Errors
+/// The host's, ENOSPC for one. What became an object by then stays one, which no view shows.
+pub(super) fn make_objects(
+    context: &Context,
+    image: &Image,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    progress.message("making objects of private files");
+    let mounted = !context.mounted_on(image.id).is_empty();
+    let mut made = 0;
+    // Once more for what was written meanwhile.
+    for _ in 0..2 {
+        let images = &context.images;
+        let effort = Effort::full(context.threads);
+        let (new, _) = folding::make_objects(images, image, mounted, &effort, progress)?;
+        made += new;
+        if new == 0 {
+            break;
+        }
+    }
+    Ok(made)
 }

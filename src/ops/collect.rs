@@ -13,6 +13,7 @@
 //!    are references as all others. What is open, by us or handed to the kernel, is a file
 //!    without a name then, as usual in Unix, and all its content stays until it is closed.
 
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
 use super::context::Context;
@@ -20,8 +21,10 @@ use super::references::references;
 use super::report::{CollectReport, CollectedObject};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::store::catalog::ChangeReads;
 use crate::store::digest::Digest;
 use crate::store::layout;
+use crate::store::number::FamilyId;
 use crate::store::objects::Found;
 use crate::store::pins;
 
@@ -38,16 +41,18 @@ struct Garbage {
 pub struct Plan {
     examined: u64,
     garbage: Vec<Garbage>,
+    /// Changes that cannot be taken back any more.
+    forgotten: Vec<i64>,
 }
 
 impl Plan {
     /// What would be reported if all of it went.
     pub fn report(&self) -> CollectReport {
-        report(self.examined, &self.garbage)
+        report(self.examined, &self.garbage, &self.forgotten)
     }
 }
 
-fn report(examined: u64, removed: &[Garbage]) -> CollectReport {
+fn report(examined: u64, removed: &[Garbage], forgotten: &[i64]) -> CollectReport {
     CollectReport {
         examined,
         removed: removed
@@ -58,14 +63,16 @@ fn report(examined: u64, removed: &[Garbage]) -> CollectReport {
             })
             .collect(),
         freed_bytes: removed.iter().map(|object| object.allocated).sum(),
+        forgotten_changes: forgotten.to_vec(),
     }
 }
 
-/// Finds them. The answer holds for as long as the caller keeps other operations waiting.
+/// Finds them. `keep_changes`: how many changes of a family, the newest ones, are kept so that they can be
+/// taken back. The answer holds for as long as the caller keeps other operations waiting.
 ///
 /// # Errors
-/// The catalog's and the file system's; an entry whose mark cannot be read.
-pub fn plan(context: &Context, progress: &dyn Progress) -> Result<Plan> {
+/// The catalog's and the file system's; an entry whose mark, or a change whose record, cannot be read.
+pub fn plan(context: &Context, keep_changes: u64, progress: &dyn Progress) -> Result<Plan> {
     progress.message("looking for objects that nothing refers to");
     let store = &context.store;
     let mut garbage = Vec::new();
@@ -80,12 +87,33 @@ pub fn plan(context: &Context, progress: &dyn Progress) -> Result<Plan> {
         Ok(())
     })?;
     let examined = garbage.len() as u64;
-    let referenced = references(context)?;
+    let forgotten = old_changes(context, keep_changes)?;
+    let referenced = references(context, &forgotten)?;
     let pinned = pins::pinned(store.staging())?;
     garbage
         .retain(|object| !referenced.contains(&object.digest) && !pinned.contains(&object.digest));
     garbage.sort_unstable_by_key(|object| object.digest);
-    Ok(Plan { examined, garbage })
+    Ok(Plan {
+        examined,
+        garbage,
+        forgotten,
+    })
+}
+
+/// The changes that are kept, but for the newest of each family.
+fn old_changes(context: &Context, keep_changes: u64) -> Result<Vec<i64>> {
+    let mut by_family: HashMap<FamilyId, Vec<i64>> = HashMap::new();
+    for change in context.store.catalog().kept_changes()? {
+        by_family.entry(change.family).or_default().push(change.id);
+    }
+    let keep = usize::try_from(keep_changes).unwrap_or(usize::MAX);
+    let old = by_family.into_values().flat_map(|mut ids| {
+        ids.truncate(ids.len().saturating_sub(keep));
+        ids
+    });
+    let mut old: Vec<i64> = old.collect();
+    old.sort_unstable();
+    Ok(old)
 }
 
 /// Removes them, but for those that an import has pinned since.
@@ -94,6 +122,7 @@ pub fn plan(context: &Context, progress: &dyn Progress) -> Result<Plan> {
 /// The file system's. What was withdrawn by then comes back when the store is opened the next time.
 pub fn apply(context: &Context, plan: &Plan) -> Result<CollectReport> {
     let store = &context.store;
+    store.forget_changes(&plan.forgotten)?;
     if plan.garbage.is_empty() {
         return Ok(plan.report());
     }
@@ -106,7 +135,7 @@ pub fn apply(context: &Context, plan: &Plan) -> Result<CollectReport> {
         Ok(removed) => {
             withdrawn.discard()?;
             context.images.close_kept();
-            Ok(report(plan.examined, &removed))
+            Ok(report(plan.examined, &removed, &plan.forgotten))
         }
         Err(error) => {
             withdrawn.leave();

@@ -130,7 +130,7 @@ impl Fixture {
 
     fn collect(&self, dry_run: bool) -> Vec<String> {
         let call = Call {
-            request: Request::Collect,
+            request: Request::Collect { keep_changes: 10 },
             dry_run,
         };
         match perform(&self.context, &call, &Silent).unwrap() {
@@ -190,7 +190,7 @@ fn only_what_nothing_refers_to_goes() {
 fn an_import_that_pins_meanwhile_keeps_its_object() {
     let fixture = Fixture::new();
     let (first, second) = (fixture.object("first"), fixture.object("second"));
-    let plan = collect::plan(&fixture.context, &Silent).unwrap();
+    let plan = collect::plan(&fixture.context, 10, &Silent).unwrap();
     assert_eq!(plan.report().removed.len(), 2);
     let import = fixture.context.store.stage("import").unwrap();
     Pins::create(import.directory())
@@ -296,7 +296,7 @@ fn a_damaged_mark_stops_it() {
     let flags = rustix::fs::XattrFlags::empty();
     let name = crate::store::mark::NAME.as_bytes();
     durable::set_xattr(private.as_fd(), b"stub", name, b"nonsense", flags).unwrap();
-    let error = collect::plan(&fixture.context, &Silent).unwrap_err();
+    let error = collect::plan(&fixture.context, 10, &Silent).unwrap_err();
     assert!(error.to_string().contains("damaged"), "{error}");
     assert!(fixture.has(&garbage) && fixture.has(&stub));
 }

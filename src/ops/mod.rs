@@ -37,6 +37,7 @@ mod similar;
 pub mod status;
 pub mod tally;
 pub mod why;
+pub mod working;
 
 pub use context::Context;
 pub use perform::perform;

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::fold::Options;
 use super::history::Begun;
+use super::patch::Source;
 use super::report::{FoldReport, Report};
 use super::request::{Call, Request};
 use crate::archive::StagedImport;
@@ -80,7 +81,32 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             let family = family.clone();
             fold(context, Options { family }, dry_run, progress).map(Report::Fold)
         }
-        Request::ApplyPatch { .. } => apply_patch(context, &call.request, dry_run, progress),
+        Request::Work { family, anew } => {
+            let plan = super::working::plan(context, family, *anew)?;
+            let report = match dry_run {
+                true => plan.report(),
+                false => super::working::apply(context, &plan, progress)?,
+            };
+            Ok(Report::Working(report))
+        }
+        Request::Discard { family } => {
+            let plan = super::working::plan_discard(context, family)?;
+            let report = match dry_run {
+                true => plan.report(),
+                false => super::remove::apply(context, &plan, progress)?,
+            };
+            Ok(Report::Remove(report))
+        }
+        Request::Apply { .. } => apply(context, &call.request, dry_run, progress),
+        Request::Changes {
+            family,
+            last,
+            change,
+            stat,
+        } => {
+            let report = super::patch::changes(context, family, (*last, *change), *stat)?;
+            Ok(Report::Changes(report))
+        }
         Request::Log { last } => super::history::log(context, *last).map(Report::Log),
         Request::Hold { image, paths } => {
             let plan = super::hold::plan(context, image, paths)?;
@@ -108,8 +134,8 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             super::check::run(context, options, progress).map(Report::Check)
         }
         Request::Why { image, path } => super::why::why(context, image, path).map(Report::Why),
-        Request::Collect => {
-            let plan = super::collect::plan(context, progress)?;
+        Request::Collect { keep_changes } => {
+            let plan = super::collect::plan(context, *keep_changes, progress)?;
             let report = if dry_run {
                 plan.report()
             } else {
@@ -168,31 +194,27 @@ fn lock(
     })
 }
 
-fn apply_patch(
+fn apply(
     context: &Context,
     request: &Request,
     dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let Request::ApplyPatch {
-        file,
-        keys,
+    let Request::Apply {
+        source,
         family,
+        images,
         on_conflict,
         who,
         why,
     } = request
     else {
-        return Err(Error::failed("patch", "this is no request to apply one"));
+        return Err(Error::failed("change", "this is no request to make one"));
     };
-    let keys = keys.iter().map(|key| {
-        key.parse()
-            .map_err(|_| Error::usage(format!("key {key:?}"), "it is no public key"))
-    });
     let options = super::patch::ApplyOptions {
-        file: file.as_path().to_owned(),
-        keys: keys.collect::<Result<_>>()?,
+        source: source.clone(),
         family: family.clone(),
+        images: images.clone(),
         on_conflict: *on_conflict,
         who: who.clone(),
         why: why.clone(),
@@ -202,6 +224,11 @@ fn apply_patch(
         true => plan.report(None),
         false => super::patch::apply(context, plan, progress)?,
     };
+    if let (Source::Working { family, .. }, true, false) = (source, report.applied, dry_run)
+        && let Err(error) = super::working::end(context, family, progress)
+    {
+        log::warn!("the change is made, but its working tree stays: {error}");
+    }
     Ok(Report::Apply(report))
 }
 

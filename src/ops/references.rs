@@ -6,15 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::FileType;
 
 use super::context::Context;
+use crate::archive::patch::{ContentId, PatchFile, PathVersion};
 use crate::error::{Context as _, Error, Result};
-use crate::store::catalog::{Image, Reads};
+use crate::store::Store;
+use crate::store::catalog::{ChangeReads, Image, Reads};
 use crate::store::digest::Digest;
 use crate::store::layout;
 use crate::store::mark::{self, Mark, Role};
 use crate::store::tree::{self, Visitor};
 use crate::sys::xattr;
 
-/// The objects that the shared layers and the private layers of all images refer to.
+/// The objects that the shared layers and the private layers of all images refer to, and those that changes
+/// took away from somebody; `but_for`: without those of these changes.
 ///
 /// No reference of an image that lives can be missed: while its private layer is read, its
 /// family's change lock is held, so that the guest cannot move a stub from a directory that has
@@ -23,8 +26,8 @@ use crate::sys::xattr;
 /// ([`Context::alone`]), the answer is complete.
 ///
 /// # Errors
-/// The catalog's and the file system's; an entry whose mark cannot be read.
-pub fn references(context: &Context) -> Result<HashSet<Digest>> {
+/// The catalog's and the file system's; an entry whose mark, or a change whose record, cannot be read.
+pub fn references(context: &Context, but_for: &[i64]) -> Result<HashSet<Digest>> {
     let catalog = context.store.catalog();
     if !context.store.unfinished_changes()?.is_empty() {
         let cause = "a change is not carried out in all images yet, which needs its contents";
@@ -41,7 +44,23 @@ pub fn references(context: &Context) -> Result<HashSet<Digest>> {
         found.insert(digest);
         Ok(())
     })?;
+    for change in catalog.kept_changes()? {
+        if !but_for.contains(&change.id) {
+            let before = before_change(&context.store, change.id)?;
+            found.extend(before.into_iter().map(|content| content.digest));
+        }
+    }
     Ok(found)
+}
+
+/// The contents that a change took away from somebody: with them it can be taken back.
+///
+/// # Errors
+/// Its record cannot be read.
+pub fn before_change(store: &Store, change: i64) -> Result<HashSet<ContentId>> {
+    let record = PatchFile::open_record(&store.change_path(change))?;
+    let old = record.entries.iter().filter_map(|entry| entry.old.as_ref());
+    Ok(old.filter_map(PathVersion::content_id).collect())
 }
 
 /// The stubs of one image, wherever they are: `private/`, `index/`, `orphans/`, `work/`.

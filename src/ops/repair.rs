@@ -191,6 +191,10 @@ fn planned(fix: &Fix) -> Repair {
                 .into(),
             "would be linked again".into(),
         ),
+        Fix::Forget(change) => (
+            format!("{}/{change}", layout::CHANGES).into_bytes().into(),
+            "the change could not be taken back any more".into(),
+        ),
         Fix::Counter(number) => (
             b"catalog.db"[..].into(),
             format!("numbers would be handed out behind {number}"),
@@ -287,6 +291,12 @@ impl Repairing<'_> {
                 self.done(path, "linked again");
                 Ok(())
             }
+            Fix::Forget(change) => {
+                self.context.store.forget_changes(&[*change])?;
+                let done = "the change cannot be taken back any more";
+                self.done(format!("{}/{change}", layout::CHANGES), done);
+                Ok(())
+            }
             Fix::Counter(number) => self.counter(*number),
         }
     }
@@ -322,7 +332,7 @@ impl Repairing<'_> {
     /// Keeps contents that nothing refers to from being collected: with an older catalog they may be
     /// all that is left of a file.
     fn unreferenced(&mut self) -> Result<()> {
-        let referenced = references(self.context)?;
+        let referenced = references(self.context, &[])?;
         let mut left = Vec::new();
         self.context.store.objects().for_each(|found| {
             if let Found::Object(digest, _) = found {

@@ -8,7 +8,8 @@ use super::export::Format;
 pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
 pub use super::report_lock::{LockReport, LockedDifference};
 pub use super::report_patch::{
-    AppliedConflict, AppliedImage, ApplyReport, PatchContents, PatchReport,
+    AppliedConflict, AppliedImage, ApplyReport, ChangeReport, ChangesReport, KeptChange,
+    PatchContents, PatchReport,
 };
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
@@ -25,8 +26,10 @@ pub enum Report {
     Clone(CloneReport),
     /// To `Rename`.
     Rename(RenameReport),
-    /// To `Remove`.
+    /// To `Remove` and `Discard`.
     Remove(RemoveReport),
+    /// To `Work`.
+    Working(WorkingReport),
     /// To `Fold`.
     Fold(FoldReport),
     /// To `Hold`.
@@ -39,6 +42,8 @@ pub enum Report {
     Unlock(LockReport),
     /// To `Log`.
     Log(LogReport),
+    /// To `Changes`.
+    Changes(ChangesReport),
     /// To `Metrics`.
     Metrics(MetricsReport),
     /// To `Collect`.
@@ -55,7 +60,7 @@ pub enum Report {
     Diff(DiffReport),
     /// Of `foldfs patch create` and `patch show`, which are no requests: they alter no store.
     Patch(PatchReport),
-    /// To `ApplyPatch`.
+    /// To `Apply`.
     Apply(ApplyReport),
     /// Of `foldfs export`, which is no request: it only reads.
     Export(ExportReport),
@@ -79,6 +84,17 @@ impl Report {
             _ => false,
         }
     }
+}
+
+/// A family has a working tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingReport {
+    /// The family.
+    pub family: String,
+    /// The image that is it.
+    pub image: String,
+    /// It was not there before.
+    pub made: bool,
 }
 
 /// A store was made.
@@ -325,6 +341,8 @@ pub struct CollectReport {
     pub removed: Vec<CollectedObject>,
     /// Allocated bytes that this set free.
     pub freed_bytes: u64,
+    /// Changes that cannot be taken back any more.
+    pub forgotten_changes: Vec<i64>,
 }
 
 /// An object that nothing referred to.

@@ -38,18 +38,18 @@ pub struct PatchContents {
     pub deltas: u64,
 }
 
-/// A patch was applied to a family.
+/// A change of a family was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyReport {
-    /// The patch.
-    pub file: PathBytes,
+    /// What it was made of: a patch, a directory, a change that was taken back.
+    pub source: String,
     /// The family.
     pub family: String,
     /// The change that it is now; `None` in a dry run, or if nothing was changed.
     pub change: Option<i64>,
     /// False if nothing may be applied because of conflicts.
     pub applied: bool,
-    /// How many paths the patch changes.
+    /// How many paths it is about.
     pub paths: u64,
     /// The family's images, its base first.
     pub images: Vec<AppliedImage>,
@@ -75,4 +75,45 @@ pub struct AppliedConflict {
     pub path: PathBytes,
     /// Why: `differs`, `missing`, `exists`, `not-empty`, `no-directory`, `held`, `written`.
     pub reason: Conflict,
+}
+
+/// The changes of a family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesReport {
+    /// The family.
+    pub family: String,
+    /// The newest last.
+    pub changes: Vec<ChangeReport>,
+}
+
+/// A change of a family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// Its number.
+    pub change: i64,
+    /// When it was made; seconds since 1970.
+    pub time: i64,
+    /// Who asked for it.
+    pub who: String,
+    /// How it came about: `apply`, `revert`.
+    pub kind: String,
+    /// What it was made of.
+    pub source: String,
+    /// What for.
+    pub why: String,
+    /// The change that it takes back.
+    pub taken_back: Option<i64>,
+    /// What it is about, as long as it can be taken back.
+    pub kept: Option<KeptChange>,
+}
+
+/// A change that can be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptChange {
+    /// How many paths it is about.
+    pub paths: u64,
+    /// The images in which it was made, and their clones.
+    pub images: Vec<String>,
+    /// In what the trees differ that it was made of; if one change was asked for.
+    pub changes: Option<DiffReport>,
 }

@@ -141,6 +141,23 @@ fn samples() -> Vec<Report> {
                 error: Some(text()),
             }],
         }),
+        Report::Changes(ChangesReport {
+            family: text(),
+            changes: vec![ChangeReport {
+                change: 2,
+                time: 1,
+                who: text(),
+                kind: text(),
+                source: text(),
+                why: text(),
+                taken_back: Some(1),
+                kept: Some(KeptChange {
+                    paths: 1,
+                    images: vec![text()],
+                    changes: Some(diff()),
+                }),
+            }],
+        }),
         Report::Metrics(MetricsReport { text: text() }),
         Report::Why(WhyReport {
             image: text(),
@@ -174,6 +191,7 @@ fn samples() -> Vec<Report> {
                 bytes: 1,
             }],
             freed_bytes: 1,
+            forgotten_changes: vec![1],
         }),
         Report::Check(CheckReport {
             findings: vec![finding()],
@@ -238,7 +256,7 @@ fn samples() -> Vec<Report> {
             changes: diff(),
         }),
         Report::Apply(ApplyReport {
-            file: path(),
+            source: text(),
             family: text(),
             change: Some(1),
             applied: true,

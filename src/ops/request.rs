@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::patch::OnConflict;
+use super::patch::{OnConflict, Source};
 use crate::error::{Error, Result};
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
@@ -95,20 +95,43 @@ pub enum Request {
         /// As with `Lock`, where a pattern goes that has left something out.
         adopt: bool,
     },
-    /// Bring a patch into a family.
-    ApplyPatch {
-        /// The patch: an absolute path of the host.
-        file: PathBytes,
-        /// Public keys one of which must have signed it; none: anybody, or nobody.
-        keys: Vec<String>,
+    /// Make the working tree of a family, if there is none.
+    Work {
         /// The family.
         family: String,
+        /// There must be none.
+        anew: bool,
+    },
+    /// Remove the working tree of a family, with all that was done in it.
+    Discard {
+        /// The family.
+        family: String,
+    },
+    /// Make a change of a family.
+    Apply {
+        /// What it is made of.
+        source: Source,
+        /// The family; `None`: that of the source, or of the images.
+        family: Option<String>,
+        /// The images in which it is made; none: all of the family, and its base.
+        images: Vec<String>,
         /// What becomes of it where an image has a version of its own.
         on_conflict: OnConflict,
         /// Who asks for it.
         who: String,
         /// What for.
         why: String,
+    },
+    /// The history of a family.
+    Changes {
+        /// The family.
+        family: String,
+        /// The newest ones, so many; `None`: all.
+        last: Option<u64>,
+        /// Only this one, with all that it is about.
+        change: Option<i64>,
+        /// Of that, only how many paths there are.
+        stat: bool,
     },
     /// What passes and folds did.
     Log {
@@ -118,7 +141,10 @@ pub enum Request {
     /// What the daemon did since it began, as OpenMetrics text.
     Metrics,
     /// Remove objects that nothing refers to.
-    Collect,
+    Collect {
+        /// How many changes of each family, the newest ones, can be taken back afterwards.
+        keep_changes: u64,
+    },
     /// Prove that the store is sound.
     Check {
         /// Read every object and compare its digest.
@@ -165,15 +191,18 @@ impl Request {
             | Request::Remove { .. }
             | Request::Fold { .. }
             | Request::Release { .. }
+            | Request::Apply { .. }
+            | Request::Work { .. }
+            | Request::Discard { .. }
+            | Request::Collect { .. }
             | Request::Unlock { .. }
-            | Request::ApplyPatch { .. }
-            | Request::Collect
             | Request::Mount { .. }
             | Request::Unmount { .. } => true,
             Request::Hold { paths, .. } => !paths.is_empty(),
             Request::Lock { patterns, .. } => !patterns.is_empty(),
             Request::Check { .. }
             | Request::Log { .. }
+            | Request::Changes { .. }
             | Request::Metrics
             | Request::Status { .. }
             | Request::List

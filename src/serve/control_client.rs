@@ -139,7 +139,7 @@ mod tests {
 
     fn call() -> Call {
         Call {
-            request: Request::Collect,
+            request: Request::Collect { keep_changes: 10 },
             dry_run: false,
         }
     }

@@ -2,7 +2,7 @@
 //! be done in an image.
 //!
 //! ```text
-//! STORE/changes/ID          the patch of change ID (docs/patch-format.md)
+//! STORE/changes/ID          the record of change ID (docs/patch-format.md)
 //! STORE/changes/ID-IMAGE    what image IMAGE still lacks of it (ops::patch::steps); counts once the
 //!                           catalog has the change
 //! STORE/changes/ID-IMAGE.done    it lacks nothing any more, which may not be on the disk yet
@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::catalog::Reads;
+use super::catalog::ChangeReads;
 use super::layer;
 use super::layout;
 use super::number::ImageId;
@@ -68,13 +68,13 @@ impl Store {
         }
     }
 
-    /// Where a change's patch lies.
+    /// Where a change's record lies.
     pub fn change_path(&self, change: i64) -> std::path::PathBuf {
         let directory = self.path().join(layout::CHANGES);
         directory.join(change.to_string())
     }
 
-    /// Keeps a change that is about to be committed: its patch, and what it means for each image. On
+    /// Keeps a change that is about to be committed: its record, and what it means for each image. On
     /// the disk after the next sync.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Store {
     pub fn keep_change(
         &self,
         change: i64,
-        patch: BorrowedFd<'_>,
+        record: &[u8],
         steps: &[(ImageId, Vec<u8>)],
     ) -> Result<()> {
         match durable::mkdir(self.root(), layout::CHANGES.as_bytes(), 0o700) {
@@ -93,9 +93,8 @@ impl Store {
             return Err(Errno::NOENT).about(layout::CHANGES);
         };
         self.drop_uncommitted()?;
-        let size = fs::fstat(patch).about("the patch")?.st_size as u64;
         self.keep_file(&directory, &change.to_string(), |file| {
-            copy::copy(patch, file, size)
+            copy::write_all_at(file, record, 0)
         })?;
         for (image, bytes) in steps {
             self.keep_steps(change, *image, bytes)?;
@@ -145,9 +144,39 @@ impl Store {
             let Some(change) = change.or_else(|| text?.parse().ok()) else {
                 continue;
             };
-            if !self.catalog().has_change(change)? {
+            if !self.has_change(change)? {
                 let about = format!("{}/{}", layout::CHANGES, PathBytes::from(name.clone()));
                 durable::unlink(&directory, &name).about(about)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_change(&self, change: i64) -> Result<bool> {
+        Ok(self.catalog().change(change)?.is_some())
+    }
+
+    /// Forgets what is needed to take changes back; their contents are the objects' matter.
+    ///
+    /// # Errors
+    /// Errors of the file system and the catalog.
+    pub fn forget_changes(&self, changes: &[i64]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.catalog().transaction()?;
+        for change in changes {
+            transaction.forget_change(*change)?;
+        }
+        transaction.commit()?;
+        let Some(directory) = self.changes()? else {
+            return Ok(());
+        };
+        for change in changes {
+            let name = change.to_string();
+            match durable::unlink(&directory, name.as_bytes()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error).about(format!("{}/{name}", layout::CHANGES)),
             }
         }
         Ok(())
@@ -183,7 +212,7 @@ impl Store {
         let mut found = Vec::new();
         for name in layer::names_in(directory.as_fd()).about(layout::CHANGES)? {
             if let Some((change, image)) = parse_steps(&name)
-                && self.catalog().has_change(change)?
+                && self.has_change(change)?
             {
                 found.push((change, image));
             }

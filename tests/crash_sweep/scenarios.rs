@@ -248,7 +248,7 @@ const STORE: &[Scenario] = &[
             w.remove("short")
         },
         calls: durable!(|w| {
-            let plan = collect::plan(&w.context, &Silent).map_err(said)?;
+            let plan = collect::plan(&w.context, 10, &Silent).map_err(said)?;
             let tree = import_directory(&w.context.store, &w.source("other"), &Silent);
             let tree = tree.map_err(said)?;
             collect::apply(&w.context, &plan).map_err(said)?;
@@ -332,7 +332,7 @@ pub fn place(world: &World) -> Done {
 }
 
 fn collect(world: &World) -> Done {
-    let plan = collect::plan(&world.context, &Silent).map_err(said)?;
+    let plan = collect::plan(&world.context, 10, &Silent).map_err(said)?;
     collect::apply(&world.context, &plan).map_err(said)?;
     Ok(())
 }

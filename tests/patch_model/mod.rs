@@ -8,7 +8,12 @@
     reason = "a test; each file of tests uses its part"
 )]
 
+pub mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use foldfs::ops::patch::Source;
 
 use crate::family::{Seen, Snapshot};
 
@@ -48,6 +53,14 @@ fn names(tree: &Snapshot, path: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The source of a change that a patch is.
+pub fn source(file: &Path) -> Source {
+    Source::Patch {
+        file: file.to_owned().into(),
+        keys: Vec::new(),
+    }
+}
+
 /// All that stat(2), the content and the xattrs say, but numbers, times of the inode and links.
 fn plain(seen: &Seen) -> Seen {
     Seen {
@@ -74,6 +87,24 @@ fn same(left: &Snapshot, right: &Snapshot, path: &str) -> bool {
         }
         (None, None) => true,
         _ => false,
+    }
+}
+
+/// That two snapshots show the same versions at the same paths, and the same names of one file; which file
+/// that is may be another one.
+#[track_caller]
+pub fn assert_equal(left: &Snapshot, right: &Snapshot, what: &str) {
+    let paths = |tree: &Snapshot| tree.keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(paths(left), paths(right), "{what}");
+    for (path, seen) in left {
+        assert_eq!(plain(seen), plain(&right[path]), "{what}: /{path}");
+        if !is_directory(seen) {
+            assert_eq!(
+                names(left, path),
+                names(right, path),
+                "{what}: names of /{path}"
+            );
+        }
     }
 }
 

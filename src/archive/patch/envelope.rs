@@ -10,6 +10,7 @@ use crate::store::digest::Hasher;
 pub(super) const MAGIC: &[u8; 8] = b"foldfsP\n";
 pub(super) const FORMAT: u32 = 1;
 const SIGNED: u32 = 1;
+const RECORD: u32 = 2;
 pub(super) const HEADER: u64 = 48;
 const PLACE: u64 = 24;
 const DIGEST: u64 = 32;
@@ -19,13 +20,19 @@ const SIGNATURE: u64 = 64;
 pub(super) struct Header {
     /// Whose signature is at its end.
     pub signer: Option<PublicKey>,
+    /// It is the record of a change: no contents are in it, and nobody signs it.
+    pub is_record: bool,
 }
 
 impl Header {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(FORMAT.to_le_bytes());
-        let flags = if self.signer.is_some() { SIGNED } else { 0 };
+        let flags = match (&self.signer, self.is_record) {
+            (None, false) => 0,
+            (Some(_), _) => SIGNED,
+            (None, true) => RECORD,
+        };
         out.extend(flags.to_le_bytes());
         out.extend(self.signer.as_ref().map_or([0; 32], PublicKey::bytes));
         out
@@ -51,11 +58,12 @@ impl Header {
             return Err(damaged(about));
         };
         let signer = match flags {
-            0 if key == [0; 32] => None,
+            0 | RECORD if key == [0; 32] => None,
             SIGNED => Some(PublicKey::from_bytes(&key).ok_or_else(|| damaged(about))?),
             _ => return Err(damaged(about)),
         };
-        Ok(Self { signer })
+        let is_record = flags == RECORD;
+        Ok(Self { signer, is_record })
     }
 }
 

@@ -4,7 +4,7 @@
 //! offset  size
 //! 0       8     "foldfsP\n"
 //! 8       4     format: 1                                 all numbers little-endian
-//! 12      4     flags: 1 signed
+//! 12      4     flags: 1 signed, 2 the record of a change, which has no contents
 //! 16      32    public key of who signed it, else zeros
 //! 48      ..    blocks of contents, one after the other     (content)
 //! T       ..    the table, a zstd frame                     (table)
@@ -30,7 +30,7 @@ mod writer;
 pub use reader::PatchFile;
 pub use signature::{PublicKey, SecretKey};
 pub use table::{PatchContent, PatchEntry, PatchTable, PathVersion};
-pub use writer::PatchWriter;
+pub use writer::{PatchWriter, encode_record};
 
 use crate::store::digest::Digest;
 

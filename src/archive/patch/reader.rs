@@ -47,10 +47,25 @@ impl PatchFile {
             return Err(Error::failed(&about, "it is no regular file")
                 .remedy("name a file that `foldfs patch create` has made"));
         }
-        Self::read(file, stat.st_size as u64, about)
+        Self::read(file, stat.st_size as u64, about, false)
     }
 
-    fn read(file: OwnedFd, size: u64, about: String) -> Result<Self> {
+    /// Reads the record of a change, which has no contents.
+    ///
+    /// # Errors
+    /// Those of [`PatchFile::open`]; it is a patch.
+    pub fn open_record(path: &Path) -> Result<PatchTable> {
+        let about = format!("record {}", PathBytes::from(path));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::open(path, flags, Mode::empty()).about(&about)?;
+        let stat = fs::fstat(&file).about(&about)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::failed(&about, "it is no regular file"));
+        }
+        Ok(Self::read(file, stat.st_size as u64, about, true)?.table)
+    }
+
+    fn read(file: OwnedFd, size: u64, about: String, as_record: bool) -> Result<Self> {
         let damaged = || damaged(&about);
         let read = |offset: u64, length: usize| -> Result<Vec<u8>> {
             let mut bytes = vec![0; length];
@@ -58,7 +73,20 @@ impl PatchFile {
             bytes.truncate(length);
             Ok(bytes)
         };
-        let Header { signer } = Header::decode(&read(0, HEADER as usize)?, &about)?;
+        let Header { signer, is_record } = Header::decode(&read(0, HEADER as usize)?, &about)?;
+        if is_record != as_record {
+            let (cause, remedy) = match is_record {
+                true => (
+                    "it is what a store keeps of a change, without the contents",
+                    "make a patch with `foldfs patch create`",
+                ),
+                false => (
+                    "it is a patch, and no record of a change",
+                    "run `foldfs check`",
+                ),
+            };
+            return Err(Error::failed(&about, cause).remedy(remedy));
+        }
         let digest_at = Footer::digest_at(size, signer.is_some()).ok_or_else(damaged)?;
         let digest = digest_of_start(&file, digest_at).about(&about)?;
         let end = read(digest_at, (size - digest_at) as usize)?;
@@ -87,7 +115,11 @@ impl PatchFile {
         }
         let packed = read(footer.table, footer.stored as usize)?;
         let table = unpack_table(&packed, footer.length).ok_or_else(|| refused("is no table"))?;
-        let table = PatchTable::decode(&table).map_err(refused)?;
+        let table = match as_record {
+            true => PatchTable::decode_record(&table),
+            false => PatchTable::decode(&table),
+        };
+        let table = table.map_err(refused)?;
         let mut places = HashMap::with_capacity(table.contents.len());
         let mut position = HEADER;
         for (place, content) in table.contents.iter().enumerate() {

@@ -151,6 +151,36 @@ impl PatchTable {
 
     /// The inverse of [`PatchTable::encode`], of a table that keeps all rules.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Refused> {
+        let table = Self::parse(bytes)?;
+        table.check_contents()?;
+        Ok(table)
+    }
+
+    /// That of a record, which has no contents.
+    pub(super) fn decode_record(bytes: &[u8]) -> Result<Self, Refused> {
+        let table = Self::parse(bytes)?;
+        match table.contents.is_empty() {
+            true => Ok(table),
+            false => Err("has contents, which no record has"),
+        }
+    }
+
+    /// What takes it back: from the new tree to the old one, without any content.
+    pub fn reversed(&self) -> Self {
+        let reversed = |entry: &PatchEntry| PatchEntry {
+            path: entry.path.clone(),
+            old: entry.new.clone(),
+            new: entry.old.clone(),
+        };
+        Self {
+            old: self.new.clone(),
+            new: self.old.clone(),
+            entries: self.entries.iter().map(reversed).collect(),
+            contents: Vec::new(),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, Refused> {
         const SHORT: Refused = "ends too early, or has a length that is too large";
         let mut parser = Parser::new(bytes);
         let old = parser.counted(LABEL_MAX).ok_or(SHORT)?.to_vec();
@@ -190,7 +220,6 @@ impl PatchTable {
             contents,
         };
         table.check_parents()?;
-        table.check_contents()?;
         Ok(table)
     }
 

@@ -190,6 +190,37 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn a_record_is_a_table_alone() {
+    let directory = directory();
+    let path = directory.path().join("record");
+    let patch = directory.path().join("patch");
+    let written = write(&patch, None, entries());
+    let (record, table) = encode_record(&written).unwrap();
+    assert_eq!(table.entries, written.entries);
+    assert!(table.contents.is_empty() && !written.contents.is_empty());
+    std::fs::write(&path, &record).unwrap();
+    assert_eq!(PatchFile::open_record(&path).unwrap(), table);
+    let back = table.reversed();
+    assert_eq!(back.entries[2].old, table.entries[2].new);
+    let (record, found) = encode_record(&back).unwrap();
+    assert_eq!(found, back);
+    assert_eq!(found.reversed(), table);
+    std::fs::write(&path, &record).unwrap();
+    assert_eq!(PatchFile::open_record(&path).unwrap(), back);
+
+    let said = refused(PatchFile::open(&path));
+    assert!(said.contains("without the contents"), "{said}");
+    let said = refused(PatchFile::open_record(&patch));
+    assert!(said.contains("no record of a change"), "{said}");
+    for at in 0..record.len() {
+        let mut bad = record.clone();
+        bad[at] ^= 1;
+        std::fs::write(&path, &bad).unwrap();
+        assert!(PatchFile::open_record(&path).is_err(), "byte {at}");
+    }
+}
+
+#[test]
 fn a_content_of_several_blocks_is_told_block_by_block() {
     let directory = directory();
     let path = directory.path().join("p");

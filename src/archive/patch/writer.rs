@@ -1,14 +1,14 @@
 //! Writing a patch.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::os::fd::BorrowedFd;
 
 use super::ContentId;
 use super::content::pack_all;
 use super::envelope::{Footer, Hashed, Header};
 use super::signature::SecretKey;
-use super::table::{ENTRIES_MAX, PatchContent, PatchEntry, PatchTable, TABLE_MAX};
+use super::table::{ENTRIES_MAX, PatchContent, PatchEntry, PatchTable, Refused, TABLE_MAX};
 use crate::error::{Context, Error, Result};
 use crate::store::content::digest_of;
 
@@ -32,6 +32,7 @@ impl<'a> PatchWriter<'a> {
         let mut out = Hashed::new(BufWriter::with_capacity(1 << 20, file));
         let header = Header {
             signer: signer.map(SecretKey::public),
+            is_record: false,
         };
         out.write(&header.encode()).about(&about)?;
         Ok(Self {
@@ -99,25 +100,8 @@ impl<'a> PatchWriter<'a> {
             entries,
             contents,
         };
-        let bytes = table.encode();
-        if table.entries.len() > ENTRIES_MAX || bytes.len() as u64 > TABLE_MAX {
-            let cause = format!("the trees differ at {} paths", table.entries.len());
-            return Err(Error::failed(&about, cause)
-                .remedy(format!("a patch holds {ENTRIES_MAX} of them at most")));
-        }
-        // What a reader would refuse must never be written.
-        let table = PatchTable::decode(&bytes).map_err(|cause| {
-            Error::failed(&about, format!("it would have a table that {cause}"))
-                .remedy("stop what writes to the trees, or take clones or snapshots")
-        })?;
-        let packed = zstd::bulk::compress(&bytes, LEVEL).about(&about)?;
-        let footer = Footer {
-            table: out.position,
-            stored: packed.len() as u64,
-            length: bytes.len() as u64,
-        };
-        out.write(&packed).about(&about)?;
-        out.write(&footer.encode()).about(&about)?;
+        let (bytes, table) = checked(&table, &about, PatchTable::decode)?;
+        write_table(&mut out, &bytes).about(&about)?;
         let size = out.position;
         let (mut out, hasher) = out.into_parts();
         let digest = hasher.finish();
@@ -125,9 +109,64 @@ impl<'a> PatchWriter<'a> {
         if let Some(signer) = signer {
             end.extend(signer.sign(&digest));
         }
-        std::io::Write::write_all(&mut out, &end).about(&about)?;
+        out.write_all(&end).about(&about)?;
         let file = out.into_inner().map_err(|error| error.into_error());
         file.and_then(|file| file.sync_all()).about(&about)?;
         Ok((table, size + end.len() as u64))
     }
+}
+
+/// The record of a change: what a patch says, without the contents, which whoever keeps the record has. With
+/// the table as it reads it.
+///
+/// # Errors
+/// More paths than a patch can have, or one that no patch can have.
+pub fn encode_record(table: &PatchTable) -> Result<(Vec<u8>, PatchTable)> {
+    let about = "the change";
+    let table = PatchTable {
+        contents: Vec::new(),
+        ..table.clone()
+    };
+    let (bytes, table) = checked(&table, about, PatchTable::decode_record)?;
+    let mut out = Hashed::new(Vec::new());
+    let header = Header {
+        signer: None,
+        is_record: true,
+    };
+    out.write(&header.encode()).about(about)?;
+    write_table(&mut out, &bytes).about(about)?;
+    let (mut out, hasher) = out.into_parts();
+    out.extend(hasher.finish().as_bytes());
+    Ok((out, table))
+}
+
+/// The bytes of a table, and what a reader makes of them: what a reader would refuse must never be written.
+fn checked(
+    table: &PatchTable,
+    about: &str,
+    decode: fn(&[u8]) -> Result<PatchTable, Refused>,
+) -> Result<(Vec<u8>, PatchTable)> {
+    let bytes = table.encode();
+    if table.entries.len() > ENTRIES_MAX || bytes.len() as u64 > TABLE_MAX {
+        let cause = format!("the trees differ at {} paths", table.entries.len());
+        return Err(Error::failed(about, cause)
+            .remedy(format!("a patch holds {ENTRIES_MAX} of them at most")));
+    }
+    let table = decode(&bytes).map_err(|cause| {
+        Error::failed(about, format!("it would have a table that {cause}"))
+            .remedy("stop what writes to the trees, or take clones or snapshots")
+    })?;
+    Ok((bytes, table))
+}
+
+/// All that is between the contents and the digest.
+fn write_table(out: &mut Hashed<impl Write>, bytes: &[u8]) -> std::io::Result<()> {
+    let packed = zstd::bulk::compress(bytes, LEVEL)?;
+    let footer = Footer {
+        table: out.position,
+        stored: packed.len() as u64,
+        length: bytes.len() as u64,
+    };
+    out.write(&packed)?;
+    out.write(&footer.encode())
 }

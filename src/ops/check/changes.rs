@@ -1,18 +1,31 @@
-//! `changes/` against the catalog: each change has its patch, and is carried out in all images.
+//! `changes/` against the catalog: each change that is kept has its record, and is carried out in all images.
 
-use super::{Findings, Fix, Options};
-use crate::archive::patch::PatchFile;
+use super::{Findings, Fix};
 use crate::error::Result;
 use crate::ops::context::Context;
 use crate::ops::patch;
-use crate::path_bytes::PathBytes;
-use crate::store::catalog::Reads;
+use crate::ops::references::before_change;
+use crate::store::Store;
+use crate::store::catalog::ChangeReads;
 use crate::store::layout;
 use crate::store::open::Access;
 
-const REMEDY: &str = "restore the file from another copy of the store";
+const REMEDY: &str =
+    "restore the file from another copy of the store; without it the change cannot be taken back";
 
-pub(super) fn check(context: &Context, options: Options, findings: &mut Findings) -> Result<()> {
+/// Takes note of the contents that are needed to take a change back.
+fn references(store: &Store, change: i64, findings: &mut Findings) -> Result<()> {
+    for content in before_change(store, change)? {
+        let who = || (content.size, format!("change {change}, to be taken back,"));
+        findings
+            .references
+            .entry(content.digest)
+            .or_insert_with(who);
+    }
+    Ok(())
+}
+
+pub(super) fn check(context: &Context, findings: &mut Findings) -> Result<()> {
     let store = &context.store;
     let foreign = match store.foreign_changes() {
         Ok(foreign) => foreign,
@@ -35,27 +48,23 @@ pub(super) fn check(context: &Context, options: Options, findings: &mut Findings
             hides: false,
         });
     }
-    for change in store.catalog().change_ids()? {
-        let path = store.change_path(change);
-        let object = PathBytes::from(format!("{}/{change}", layout::CHANGES).into_bytes());
-        match path.symlink_metadata().map(|found| found.is_file()) {
-            Err(_) => findings.add(
-                object.as_bytes(),
-                "the patch of a change is missing",
-                REMEDY,
-            ),
-            Ok(false) => findings.add(
-                object.as_bytes(),
-                "the patch of a change is no regular file",
-                REMEDY,
-            ),
-            // It is read through.
-            Ok(true) if options.content => {
-                if let Err(error) = PatchFile::open(&path) {
-                    findings.add(object.as_bytes(), error.cause, REMEDY);
-                }
-            }
-            Ok(true) => {}
+    let unfinished = store.unfinished_changes()?;
+    for change in store.catalog().kept_changes()? {
+        let id = change.id;
+        let Err(error) = references(store, id, findings) else {
+            continue;
+        };
+        // A collect may have forgotten it since.
+        if !store.catalog().change(id)?.is_some_and(|it| it.is_kept) {
+            continue;
+        }
+        let cause = match error.errno {
+            Some(libc::ENOENT) => String::from("the record of the change is missing"),
+            _ => error.cause,
+        };
+        findings.add(format!("{}/{id}", layout::CHANGES), cause, REMEDY);
+        if !unfinished.iter().any(|(unfinished, _)| *unfinished == id) {
+            findings.fix(Fix::Forget(id));
         }
     }
     if store.unfinished_changes()?.is_empty() {

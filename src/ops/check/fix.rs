@@ -53,6 +53,8 @@ pub enum Fix {
         /// One of its private names, below the store.
         name: Vec<u8>,
     },
+    /// Gives up that a change can be taken back.
+    Forget(i64),
     /// Sees to it that numbers up to this one are never handed out.
     Counter(Number),
 }

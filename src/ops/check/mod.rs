@@ -139,7 +139,7 @@ pub fn run_for_repair(
         findings.report.images += 1;
     }
     directories(context, &mut findings)?;
-    changes::check(context, options, &mut findings)?;
+    changes::check(context, &mut findings)?;
     progress.message("objects");
     objects::check(context, options, progress, &mut findings)?;
     // What keeps several images from being looked at is found once.

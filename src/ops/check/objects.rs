@@ -142,7 +142,7 @@ fn still_missing<T>(context: &Context, missing: Vec<(Digest, T)>) -> Result<Vec<
     }
     // A fold gives what it has made an object of its name before it lets others go on.
     let _alone = context.alone();
-    let needed = references(context)
+    let needed = references(context, &[])
         .inspect_err(|error| log::warn!("all that was needed may still be: {error}"))
         .ok();
     let mut still = Vec::new();

@@ -1,8 +1,9 @@
-//! patch apply: a patch becomes a change of a family: of its base and of every image, each path where the
-//! image has what the patch says was there.
+//! patch apply and revert: what a patch says becomes a change of a family: of its base and of every image,
+//! each path where the image has what the patch says was there.
 //!
 //! 1. Every image is looked at and decided ([`super::decide`]); nothing is changed yet.
-//! 2. Contents become objects. The patch, and what it means for each image, are written to `changes/`.
+//! 2. Contents become objects, those that the change takes away from somebody, too: it can be taken back.
+//!    Its record, and what it means for each image, are written to `changes/`.
 //! 3. Kernels that have an image mounted are told to ask about what will change ([`Filesystem::unsettle`]).
 //! 4. All images of the family are kept still, looked at and decided once more: a guest may have been at
 //!    work. Where that needs what is not prepared, all of it is done again.
@@ -13,18 +14,16 @@
 //!
 //! [`Filesystem::unsettle`]: crate::filesystem::Filesystem::unsettle
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::make::make;
+use super::source::{self, Origin, Source};
 use super::target::{Look, Target};
-use crate::archive::patch::{PatchFile, PublicKey};
 use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::ops::report::ApplyReport;
 use crate::progress::Progress;
-use crate::store::catalog::{Family, Image, ImageRole, Reads};
+use crate::store::catalog::{Family, Image, Reads};
 
 /// What becomes of a patch where an image has a version of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -40,12 +39,12 @@ pub enum OnConflict {
 /// What is wanted.
 #[derive(Debug, Clone)]
 pub struct ApplyOptions {
-    /// The patch.
-    pub file: PathBuf,
-    /// Keys one of which must have signed it; none: anybody, or nobody.
-    pub keys: Vec<PublicKey>,
-    /// The family.
-    pub family: String,
+    /// What it is made of.
+    pub source: Source,
+    /// The family, if the source or the images don't say it.
+    pub family: Option<String>,
+    /// The images that it is applied to; none: all of the family, and its base.
+    pub images: Vec<String>,
     /// Where an image has a version of its own.
     pub on_conflict: OnConflict,
     /// Who asks for it.
@@ -61,7 +60,7 @@ const ATTEMPTS: usize = 8;
 pub struct ApplyPlan {
     pub(super) options: ApplyOptions,
     pub(super) family: Family,
-    pub(super) patch: PatchFile,
+    pub(super) origin: Origin,
     /// Those that somebody uses come first: they wait for nobody else.
     pub(super) targets: Vec<Target>,
     /// Of each target.
@@ -81,11 +80,11 @@ impl ApplyPlan {
         images.sort_by_key(|(target, _)| target.image.id);
         let images = images.into_iter().map(|(_, look)| look.report.clone());
         ApplyReport {
-            file: self.options.file.clone().into(),
+            source: self.origin.name.clone(),
             family: self.family.name.clone(),
             change,
             applied: !self.is_refused(),
-            paths: self.patch.table().entries.len() as u64,
+            paths: self.origin.table.entries.len() as u64,
             images: images.collect(),
         }
     }
@@ -96,7 +95,8 @@ impl ApplyPlan {
 
     fn look(&mut self, context: &Context, progress: &dyn Progress) -> Result<()> {
         let mut images = context.store.catalog().images_of(self.family.id)?;
-        images.retain(|image| image.role != ImageRole::Working);
+        let named = &self.options.images;
+        images.retain(|image| named.is_empty() || named.contains(&image.name));
         let is_served = |image: &Image| {
             let live = context.images.live(image.id);
             live.is_some_and(|live| live.is_served())
@@ -105,9 +105,12 @@ impl ApplyPlan {
         self.targets.clear();
         self.looks.clear();
         for image in images {
+            let Some(untouched) = self.origin.untouched(image.id) else {
+                continue;
+            };
             context.images.view(&image)?;
             progress.message(&format!("looking at {}", image.name));
-            let (target, look) = Target::new(context, image, self.patch.table())?;
+            let (target, look) = Target::new(context, image, untouched, &self.origin.table)?;
             self.targets.push(target);
             self.looks.push(look);
         }
@@ -115,27 +118,23 @@ impl ApplyPlan {
     }
 }
 
-/// Reads the patch and decides what becomes of each path of each image.
+/// Reads the source and decides what becomes of each path of each image.
 ///
 /// # Errors
-/// The patch is none, damaged, or not signed as demanded; there is no such family; an image of it lacks
-/// something of a change before (kind Busy); those of reading.
+/// Those of [`Origin::read`]; there is no such family or image; an image of it lacks something of a change
+/// before (kind Busy); those of reading.
 pub fn plan(
     context: &Context,
     options: &ApplyOptions,
     progress: &dyn Progress,
 ) -> Result<ApplyPlan> {
-    let patch = PatchFile::open(&options.file)?;
-    patch.demand(&options.keys)?;
-    let catalog = context.store.catalog();
-    let family = catalog.family_by_name(&options.family)?.ok_or_else(|| {
-        Error::failed(format!("{:?}", options.family), "there is no such family")
-            .remedy("foldfs list shows all")
-    })?;
+    let ApplyOptions { source, images, .. } = options;
+    let (family, base) = source::family(context, source, options.family.as_deref(), images)?;
+    let origin = Origin::read(context, source, (&family, &base), progress)?;
     let mut plan = ApplyPlan {
         options: options.clone(),
         family,
-        patch,
+        origin,
         targets: Vec::new(),
         looks: Vec::new(),
     };

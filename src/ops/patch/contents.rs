@@ -1,11 +1,12 @@
 //! The contents that a change needs become objects.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::observe;
+use super::source::{Contents, Origin};
 use super::target::{Look, Target};
-use crate::archive::patch::{ContentId, PatchFile, PathVersion};
+use crate::archive::patch::{ContentId, PatchEntry};
 use crate::error::{Context as _, Error, Result};
 use crate::progress::Progress;
 use crate::store::Store;
@@ -16,28 +17,34 @@ use crate::sys::durable::{self, Step};
 /// A run of so many zeros becomes a hole.
 const HOLE: usize = 64 << 10;
 
-/// The contents that somebody who follows the patch gets, and the store lacks.
+/// The contents that somebody who follows the change gets or loses, and the store lacks: what is lost now may
+/// be wanted back.
 pub(super) fn needed<'a>(
     store: &Store,
-    patch: &PatchFile,
+    origin: &Origin,
     looks: impl Iterator<Item = &'a Look>,
 ) -> Result<BTreeSet<(usize, ContentId)>> {
-    let entries = &patch.table().entries;
+    let entries = &origin.table.entries;
     let mut needed = BTreeSet::new();
     for look in looks {
         for index in look.steps.follow() {
-            let new = entries[index].new.as_ref();
-            if let Some(id) = new.and_then(PathVersion::content_id)
-                && !store.objects().exists(&id.digest)?
-            {
-                needed.insert(id);
+            let PatchEntry { old, new, .. } = &entries[index];
+            for version in [old, new].into_iter().flatten() {
+                if let Some(id) = version.content_id()
+                    && !store.objects().exists(&id.digest)?
+                {
+                    needed.insert(id);
+                }
             }
         }
     }
     // In the order in which they lie in the patch.
-    let places = needed
-        .into_iter()
-        .map(|id| (patch.place(&id).unwrap_or(usize::MAX), id));
+    let place = |id: &ContentId| match &origin.contents {
+        Contents::Patch(patch) => patch.place(id),
+        Contents::Staged(_) | Contents::Kept => None,
+    };
+    let places = needed.into_iter();
+    let places = places.map(|id| (place(&id).unwrap_or(usize::MAX), id));
     Ok(places.collect())
 }
 
@@ -48,7 +55,7 @@ pub(super) fn needed<'a>(
 /// ENOSPC.
 pub(super) fn provide(
     store: &Store,
-    patch: &PatchFile,
+    origin: &Origin,
     targets: (&[Target], &[Look]),
     needed: &BTreeSet<(usize, ContentId)>,
     progress: &dyn Progress,
@@ -58,31 +65,49 @@ pub(super) fn provide(
     }
     let staging = store.stage("patch")?;
     let directory = staging.directory();
+    let mut filled = Vec::new();
     for (_, id) in needed {
+        if let Contents::Staged(import) = &origin.contents
+            && publish(store, import.objects(), id)?
+        {
+            continue;
+        }
         progress.message(&format!("unpacking {}", id.digest));
         let name = id.digest.to_string();
         let file = durable::create(directory, name.as_bytes(), 0o400).about("staging")?;
-        fill(store, patch, targets, id, &file)?;
+        fill(store, origin, targets, id, &file)?;
+        filled.push(id);
     }
     // An object gets its name only when its content is on the disk.
     store.sync()?;
-    for (_, id) in needed {
-        let name = id.digest.to_string();
-        store
-            .objects()
-            .publish(directory, name.as_bytes(), &id.digest)?;
+    for id in filled {
+        publish(store, directory, id)?;
     }
     Ok(())
 }
 
+/// Makes an object of a file that has the digest as its name; false if there is none.
+fn publish(store: &Store, from: BorrowedFd<'_>, id: &ContentId) -> Result<bool> {
+    let name = id.digest.to_string();
+    let published = store.objects().publish(from, name.as_bytes(), &id.digest);
+    match published {
+        Err(error) if error.errno == Some(libc::ENOENT) => Ok(false),
+        published => published.map(|_| true),
+    }
+}
+
 fn fill(
     store: &Store,
-    patch: &PatchFile,
+    origin: &Origin,
     targets: (&[Target], &[Look]),
     id: &ContentId,
     file: &OwnedFd,
 ) -> Result<()> {
-    let Some(content) = patch.content(id) else {
+    let packed = match &origin.contents {
+        Contents::Patch(patch) => patch.content(id).map(|content| (patch, content)),
+        Contents::Staged(_) | Contents::Kept => None,
+    };
+    let Some((patch, content)) = packed else {
         let old = old_content(store, targets, id)?;
         durable::perform(Step::Write, || {
             copy::copy(old.as_fd(), file.as_fd(), id.size)

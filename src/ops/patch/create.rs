@@ -1,23 +1,23 @@
 //! patch create: the differences of two trees, with what the new one has, written to a file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::entries::entries;
 use super::{Told, report};
 use crate::archive::patch::{
     ContentId, PatchEntry, PatchTable, PatchWriter, PathVersion, PublicKey, SecretKey,
 };
 use crate::error::{Context as _, Error, Result};
-use crate::merge::compare::{Scope, Side, Tree, open_path};
+use crate::merge::compare::{Scope, Tree, open_path};
 use crate::ops::Context;
-use crate::ops::diff::{Differences, Operand, differences, file_digest, is_path, or_removed};
+use crate::ops::diff::{Differences, Operand, differences, is_path, or_removed};
 use crate::ops::report::PatchReport;
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::metadata::Content;
 
 /// What is wanted.
 pub struct CreateOptions {
@@ -106,7 +106,7 @@ fn write(
         writer,
     };
     progress.message("reading contents");
-    let entries = creation.entries()?;
+    let entries = entries(&found.all, creation.old, creation.new)?;
     creation.contents(&entries, progress)?;
     let name = |path: &Path| PathBytes::from(path).as_bytes().to_vec();
     let names = (name(&options.old), name(&options.new));
@@ -121,50 +121,6 @@ struct Creation<'a> {
 }
 
 impl Creation<'_> {
-    /// What is before and after at each path, with the digests of all contents.
-    fn entries(&mut self) -> Result<Vec<PatchEntry>> {
-        let mut entries: Vec<PatchEntry> = Vec::with_capacity(self.found.all.len());
-        let (mut old_names, mut new_names) = (HashMap::new(), HashMap::new());
-        for (index, difference) in self.found.all.iter().enumerate() {
-            let mut version = |is_old: bool| -> Result<Option<PathVersion>> {
-                let (side, names, tree) = match is_old {
-                    true => (&difference.old, &mut old_names, &mut *self.old),
-                    false => (&difference.new, &mut new_names, &mut *self.new),
-                };
-                let Some(side) = side else {
-                    return Ok(None);
-                };
-                if let Some(first) = first_name(side, index, names) {
-                    let earlier: &PatchEntry = &entries[first];
-                    let same = if is_old { &earlier.old } else { &earlier.new };
-                    return Ok(same.clone().map(|same| PathVersion {
-                        first_name: Some(first),
-                        ..same
-                    }));
-                }
-                let content = match side.content() {
-                    Content::Regular { size, digest: None } if *size > 0 => Content::Regular {
-                        size: *size,
-                        digest: Some(file_digest(difference, is_old, tree)?),
-                    },
-                    content => content.clone(),
-                };
-                Ok(Some(PathVersion {
-                    content,
-                    metadata: side.metadata().clone(),
-                    first_name: None,
-                }))
-            };
-            let (old, new) = (version(true)?, version(false)?);
-            entries.push(PatchEntry {
-                path: difference.path.clone(),
-                old,
-                new,
-            });
-        }
-        Ok(entries)
-    }
-
     /// Writes each content of the new tree that the old one lacks at all of these paths.
     fn contents(&mut self, entries: &[PatchEntry], progress: &dyn Progress) -> Result<()> {
         let id = |version: &Option<PathVersion>| version.as_ref().and_then(PathVersion::content_id);
@@ -194,13 +150,4 @@ impl Creation<'_> {
         }
         Ok(())
     }
-}
-
-/// The entry that has another name of the same file already.
-fn first_name(side: &Side, index: usize, names: &mut HashMap<u64, usize>) -> Option<usize> {
-    if !side.several_names {
-        return None;
-    }
-    let first = *names.entry(side.number).or_insert(index);
-    (first != index).then_some(first)
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observe::{Observed, Seen, above};
 use crate::archive::patch::{PatchEntry, PatchTable, PathVersion};
+use crate::store::catalog::Untouched;
 use crate::store::metadata::{Content, Metadata};
 
 /// Why an image keeps what it has.
@@ -41,38 +42,47 @@ pub(super) enum Decision {
 }
 
 /// Decides all paths of a patch for an image, in their order. `held`: paths that stay as they are,
-/// with all below them.
-pub(super) fn decide(table: &PatchTable, observed: &Observed, held: &[Box<[u8]>]) -> Vec<Decision> {
+/// with all below them. `untouched`: what the change is not about in this image.
+pub(super) fn decide(
+    table: &PatchTable,
+    observed: &Observed,
+    held: &[Box<[u8]>],
+    untouched: &Untouched,
+) -> Vec<Decision> {
     let mut merge = Merge {
         table,
         observed,
         held,
         places: HashMap::new(),
         decisions: Vec::with_capacity(table.entries.len()),
-        old_names: Names::of(table, observed, |entry| entry.old.as_ref()),
-        new_names: Names::of(table, observed, |entry| entry.new.as_ref()),
+        old_names: Names::of((table, untouched), observed, |entry| entry.old.as_ref()),
+        new_names: Names::of((table, untouched), observed, |entry| entry.new.as_ref()),
     };
     for (index, entry) in table.entries.iter().enumerate() {
         merge.places.insert(&entry.path, index);
-        let decision = merge.path(index, entry);
+        let decision = match untouched.has(index) {
+            true => Decision::Has,
+            false => merge.path(index, entry),
+        };
         merge.decisions.push(decision);
     }
     merge.keep_filled_directories();
     merge.decisions
 }
 
-/// Which files of a tree of the patch the image shows as files of the same names.
+/// Which files of a tree of the patch the image shows as files of the same names. Names that the change is
+/// not about don't count: an image that kept one never had it from there.
 struct Names(Vec<bool>);
 
 impl Names {
     fn of<'a>(
-        table: &'a PatchTable,
+        (table, untouched): (&'a PatchTable, &Untouched),
         observed: &Observed,
         side: impl Fn(&'a PatchEntry) -> Option<&'a PathVersion>,
     ) -> Self {
         let mut groups: HashMap<usize, Vec<usize>> = HashMap::new();
         for (index, entry) in table.entries.iter().enumerate() {
-            if let Some(version) = side(entry) {
+            if let Some(version) = side(entry).filter(|_| !untouched.has(index)) {
                 let first = version.first_name.unwrap_or(index);
                 groups.entry(first).or_default().push(index);
             }

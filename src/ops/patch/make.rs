@@ -4,13 +4,12 @@ use super::apply::{ApplyPlan, OnConflict};
 use super::contents;
 use super::target::Look;
 use super::unfinished::{self, Withheld};
-use crate::archive::patch::PatchFile;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filesystem::follow::Alteration;
 use crate::ops::Context;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::catalog::{Change, Reads};
+use crate::store::catalog::{Change, ChangeReads};
 use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
 
@@ -45,7 +44,6 @@ pub(super) fn make(
     let Some(again) = look_again(context, plan, &stills, &mut prepared)? else {
         return Ok(None);
     };
-    commit(store, plan, change)?;
     // Some had nothing to do before, and some have nothing to do now.
     let is_kept: Vec<_> = plan
         .looks
@@ -55,6 +53,7 @@ pub(super) fn make(
     for (look, again) in plan.looks.iter_mut().zip(again) {
         *look = again.unwrap_or_else(|| std::mem::take(look));
     }
+    commit(store, plan, change)?;
 
     // What is done now is to be found in this catalog only.
     let mut outcome = store.ensure_backup();
@@ -62,7 +61,7 @@ pub(super) fn make(
         drop(stills);
     } else {
         let mut changing = Some(changing);
-        let table = plan.patch.table();
+        let table = &plan.origin.table;
         let work = plan.targets.iter().zip(&plan.looks).zip(is_kept);
         let work = work.zip(prepared.steps).zip(stills);
         for ((((target, look), is_kept), (_, numbers)), mut still) in work {
@@ -94,12 +93,12 @@ pub(super) fn make(
     Ok(Some(change))
 }
 
-/// Contents become objects; the patch, and what it means for each image, are on the disk.
+/// Contents become objects; the record, and what it means for each image, are on the disk.
 fn prepare(context: &Context, plan: &ApplyPlan, progress: &dyn Progress) -> Result<Prepared> {
-    let (store, patch) = (&context.store, &plan.patch);
-    let needed = contents::needed(store, patch, plan.looks.iter())?;
+    let (store, origin) = (&context.store, &plan.origin);
+    let needed = contents::needed(store, origin, plan.looks.iter())?;
     let looked = (&plan.targets[..], &plan.looks[..]);
-    contents::provide(store, patch, looked, &needed, progress)?;
+    contents::provide(store, origin, looked, &needed, progress)?;
     let mut steps = Vec::new();
     let mut kept: Vec<(ImageId, Vec<u8>)> = Vec::new();
     for (target, look) in plan.targets.iter().zip(&plan.looks) {
@@ -110,11 +109,7 @@ fn prepare(context: &Context, plan: &ApplyPlan, progress: &dyn Progress) -> Resu
         steps.push((encoded, unfinished::numbers(store, look.steps.inodes())?));
     }
     let change = store.catalog().next_change_id()?;
-    store.keep_change(change, patch.file(), &kept)?;
-    if let Err(error) = prove_kept(store, change, patch) {
-        store.drop_uncommitted()?;
-        return Err(error);
-    }
+    store.keep_change(change, &origin.record, &kept)?;
     store.sync()?;
     Ok(Prepared { change, steps })
 }
@@ -136,7 +131,7 @@ fn look_again(
             looks.push(None);
             continue;
         }
-        let look = target.look(context, still, plan.patch.table())?;
+        let look = target.look(context, still, &plan.origin.table)?;
         let (steps, numbers) = &mut prepared.steps[place];
         let is_prepared =
             look.affected.is_within(&before.affected) && look.steps.inodes() <= numbers.len();
@@ -150,7 +145,7 @@ fn look_again(
         }
         looks.push(Some(look));
     }
-    let needed = contents::needed(store, &plan.patch, looks.iter().flatten())?;
+    let needed = contents::needed(store, &plan.origin, looks.iter().flatten())?;
     if !needed.is_empty() {
         return Ok(None);
     }
@@ -167,20 +162,16 @@ fn commit(store: &Store, plan: &ApplyPlan, change: i64) -> Result<()> {
         family: plan.family.id,
         time: Time::now().seconds,
         who: plan.options.who.clone(),
-        kind: String::from("apply"),
+        kind: plan.origin.kind,
+        source: plan.origin.name.clone(),
         why: plan.options.why.clone(),
+        taken_back: plan.origin.taken_back,
+        is_kept: true,
     })?;
-    store.commit_generation(transaction)
-}
-
-/// That the store has got the very patch that was looked at: whoever made it may have written to it since.
-fn prove_kept(store: &Store, change: i64, patch: &PatchFile) -> Result<()> {
-    let kept = PatchFile::open(&store.change_path(change));
-    match kept.is_ok_and(|kept| kept.digest() == patch.digest()) {
-        true => Ok(()),
-        false => Err(
-            Error::failed("the patch", "it was altered while it was read")
-                .remedy("stop what writes to it, and try again"),
-        ),
+    for (target, look) in plan.targets.iter().zip(&plan.looks) {
+        if !look.steps.is_empty() {
+            transaction.add_changed_image(change, target.image.id, &look.untouched)?;
+        }
     }
+    store.commit_generation(transaction)
 }

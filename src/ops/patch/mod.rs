@@ -1,21 +1,26 @@
 //! patch: a change of a tree as a file.
 
 mod apply;
+mod changes;
 mod contents;
 mod create;
 mod decide;
+mod entries;
 mod known;
 mod make;
 mod observe;
 mod show;
+mod source;
 mod steps;
 mod target;
 mod unfinished;
 
 pub use apply::{ApplyOptions, ApplyPlan, OnConflict, apply, plan};
+pub use changes::changes;
 pub use create::{CreateOptions, create};
 pub use decide::Conflict;
 pub use show::{ShowOptions, show};
+pub use source::Source;
 pub use unfinished::{check_left, finish_left};
 
 use super::report::{PatchContents, PatchReport};

@@ -15,7 +15,7 @@ use crate::filesystem::settling::Affected;
 use crate::ops::Context;
 use crate::ops::report::{AppliedConflict, AppliedImage};
 use crate::path_bytes::PathBytes;
-use crate::store::catalog::{Image, Reads};
+use crate::store::catalog::{Image, Reads, Untouched};
 use crate::store::objects::Objects;
 
 /// How often files that were not there before are read.
@@ -26,6 +26,8 @@ pub(super) struct Target {
     pub image: Image,
     pub filesystem: Arc<Filesystem>,
     known: Known,
+    /// What the change leaves alone in it, whatever it finds.
+    untouched: Untouched,
 }
 
 /// What an image shows at the paths of a patch, and what is to become of it.
@@ -39,6 +41,8 @@ pub(super) struct Look {
     pub steps: Steps,
     pub affected: Affected,
     pub report: AppliedImage,
+    /// What stays as it is, for one reason or another.
+    pub untouched: Untouched,
     /// Where it has contents of the patch that are no objects.
     pub contents: HashMap<ContentId, Vec<u8>>,
 }
@@ -51,13 +55,19 @@ impl Look {
 
 impl Target {
     /// Looks at an image, and decides.
-    pub(super) fn new(context: &Context, image: Image, table: &PatchTable) -> Result<(Self, Look)> {
+    pub(super) fn new(
+        context: &Context,
+        image: Image,
+        untouched: Untouched,
+        table: &PatchTable,
+    ) -> Result<(Self, Look)> {
         let filesystem = context.images.withheld_filesystem(image.id)?;
         let known = known_of(&filesystem, context.store.objects(), table)?;
         let target = Self {
             image,
             filesystem,
             known,
+            untouched,
         };
         let alteration = target.filesystem.alter();
         let look = target.look(context, &alteration, table)?;
@@ -90,7 +100,7 @@ impl Target {
         let changes = context.images.changes(self.image.id);
         let observed = observe(still, context.store.objects(), table, &self.known)?;
         let held = context.store.catalog().holds(self.image.id)?;
-        let decisions = decide(table, &observed, &held);
+        let decisions = decide(table, &observed, &held, &self.untouched);
         let steps = Steps::of(table, &observed, &decisions);
         let mut report = AppliedImage {
             image: self.image.name.clone(),
@@ -98,7 +108,11 @@ impl Target {
             unchanged: 0,
             conflicts: Vec::new(),
         };
-        for (entry, decision) in table.entries.iter().zip(&decisions) {
+        let mut untouched = Untouched::default();
+        for (position, (entry, decision)) in (0..).zip(table.entries.iter().zip(&decisions)) {
+            if !matches!(decision, Decision::Follow(_)) {
+                untouched.0.push(position);
+            }
             match decision {
                 Decision::Follow(_) => report.changed += 1,
                 Decision::Has => report.unchanged += 1,
@@ -121,6 +135,7 @@ impl Target {
             observed,
             steps,
             report,
+            untouched,
         })
     }
 }

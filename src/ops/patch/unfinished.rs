@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::observe::observe;
 use super::steps::Steps;
 use super::target::known_of;
-use crate::archive::patch::PatchFile;
+use crate::archive::patch::{PatchFile, PatchTable};
 use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::store::catalog::{Image, Reads};
@@ -85,8 +85,8 @@ pub fn finish_left(context: &Context) {
 pub fn check_left(store: &Store, change: i64, image: ImageId) -> Result<()> {
     let about = format!("changes/{change}-{image}");
     let steps = Steps::decode(&store.change_steps(change, image)?, &about)?;
-    let patch = PatchFile::open(&store.change_path(change))?;
-    steps.refuse_other(patch.table(), image)
+    let table = PatchFile::open_record(&store.change_path(change))?;
+    steps.refuse_other(&table, image)
 }
 
 /// Says of an error that it came after the commit.
@@ -113,9 +113,9 @@ fn finish_all(context: &Context) -> Result<()> {
         let Some(&(change, _)) = changes.first() else {
             continue;
         };
-        let patch = PatchFile::open(&store.change_path(change))?;
+        let table = PatchFile::open_record(&store.change_path(change))?;
         for &(change, image) in changes {
-            if let Err(error) = finish_image(context, &patch, change, image) {
+            if let Err(error) = finish_image(context, &table, change, image) {
                 outcome = outcome.and(Err(error));
             }
         }
@@ -124,14 +124,13 @@ fn finish_all(context: &Context) -> Result<()> {
     outcome
 }
 
-fn finish_image(context: &Context, patch: &PatchFile, change: i64, image: ImageId) -> Result<()> {
+fn finish_image(context: &Context, table: &PatchTable, change: i64, image: ImageId) -> Result<()> {
     let store = &context.store;
     let Some(row) = store.catalog().image(image)? else {
         return store.is_carried_out(change, image);
     };
     let about = format!("changes/{change}-{image}");
     let steps = Steps::decode(&store.change_steps(change, image)?, &about)?;
-    let table = patch.table();
     steps.refuse_other(table, image)?;
     let filesystem = context.images.withheld_filesystem(image)?;
     let known = known_of(&filesystem, store.objects(), table)?;

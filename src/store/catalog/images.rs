@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::name::check_name;
 use super::read::Reads;
-use super::records::{Alias, Change, ImageRole, NewFamily, NewImage, NewUncover};
+use super::records::{Alias, ImageRole, NewFamily, NewImage, NewUncover};
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 use crate::store::number::{FamilyId, ImageId, Number};
@@ -164,7 +164,7 @@ impl Transaction<'_> {
         self.run_one("images", base, sql, params![base.0, family.name])
     }
 
-    /// Removes an image with its aliases, uncovers and holds.
+    /// Removes an image with its aliases, uncovers, holds and part in changes.
     ///
     /// # Errors
     /// When it does not exist. A base image can only go with its family or after
@@ -173,6 +173,7 @@ impl Transaction<'_> {
         self.delete_aliases_of(id)?;
         self.run("DELETE FROM uncovers WHERE image = ?1", [id.0])?;
         self.run("DELETE FROM holds WHERE image = ?1", [id.0])?;
+        self.run("DELETE FROM change_images WHERE image = ?1", [id.0])?;
         self.run_one("images", id, "DELETE FROM images WHERE id = ?1", [id.0])
     }
 
@@ -193,25 +194,6 @@ impl Transaction<'_> {
             self.run(sql, [id.0])?;
         }
         self.run_one("families", id, "DELETE FROM families WHERE id = ?1", [id.0])
-    }
-
-    /// Notes a change of a family.
-    ///
-    /// # Errors
-    /// When its id is taken.
-    pub fn add_change(&self, change: &Change) -> Result<()> {
-        let sql = "INSERT INTO changes (id, family, time, who, kind, why) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let Change {
-            id,
-            family,
-            time,
-            who,
-            kind,
-            why,
-        } = change;
-        self.run(sql, params![id, family.0, time, who, kind, why])?;
-        Ok(())
     }
 
     /// Sets a family's rule of placement.
@@ -283,6 +265,8 @@ impl Transaction<'_> {
             "INSERT INTO holds (image, path) SELECT ?2, path FROM holds WHERE image = ?1",
             "INSERT INTO uncovers (image, directory, name, number, action) \
              SELECT ?2, directory, name, number, action FROM uncovers WHERE image = ?1 ORDER BY id",
+            "INSERT INTO change_images (change, image, untouched) \
+             SELECT change, ?2, untouched FROM change_images WHERE image = ?1",
         ] {
             self.run(sql, [from.0, to.0])?;
         }

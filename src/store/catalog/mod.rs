@@ -7,6 +7,7 @@
 //!
 //! Lock order: [`Numbers`]'s block, then the writer, then the pool.
 
+mod changes;
 pub(crate) mod fault;
 mod images;
 pub(crate) mod inode_row;
@@ -26,12 +27,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 
+pub use changes::{Change, ChangeKind, ChangeReads, Untouched};
 pub use name::check_name;
 pub use numbers::Numbers;
 pub use read::Reads;
 pub use records::{
-    Alias, Change, Family, FamilyCounts, Image, ImageRole, NewFamily, NewImage, NewUncover, Share,
-    Uncover, UncoverAction,
+    Alias, Family, FamilyCounts, Image, ImageRole, NewFamily, NewImage, NewUncover, Share, Uncover,
+    UncoverAction,
 };
 pub use transaction::Transaction;
 

@@ -15,7 +15,7 @@ use crate::store::metadata::{SharedInode, Time};
 use crate::store::number::{FamilyId, ImageId, Number};
 
 /// All rows of a query.
-fn all<T>(
+pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
     params: impl Params,
@@ -31,7 +31,7 @@ fn all<T>(
 }
 
 /// The first row of a query.
-fn first<T>(
+pub(super) fn first<T>(
     connection: &Connection,
     sql: &str,
     params: impl Params,
@@ -373,27 +373,6 @@ pub trait Reads {
     fn locks(&self, family: FamilyId) -> Result<Vec<String>> {
         let sql = "SELECT pattern FROM locks WHERE family = ?1 ORDER BY id";
         self.with(|c| all(c, sql, [family.0], |row| Ok(row.get(0)?)))
-    }
-
-    /// Whether a change was committed.
-    fn has_change(&self, id: i64) -> Result<bool> {
-        let sql = "SELECT id FROM changes WHERE id = ?1";
-        self.with(|c| Ok(first(c, sql, [id], |row| Ok(row.get::<_, i64>(0)?))?.is_some()))
-    }
-
-    /// The ids of all changes, in their order.
-    fn change_ids(&self) -> Result<Vec<i64>> {
-        self.with(|c| {
-            let mut statement = c.prepare_cached("SELECT id FROM changes ORDER BY id")?;
-            let rows = statement.query_map([], |row| row.get(0))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
-    }
-
-    /// The id that the next change gets: never one that there was before.
-    fn next_change_id(&self) -> Result<i64> {
-        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'changes'";
-        self.with(|c| Ok(first(c, sql, [], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or(0) + 1))
     }
 
     /// The first number that is not reserved: every number in use lies below it.

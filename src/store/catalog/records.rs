@@ -208,20 +208,3 @@ pub struct FamilyCounts {
     /// Sum of the sizes of regular files, each inode once; bytes.
     pub logical_bytes: u64,
 }
-
-/// A change of a family, as the history has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Its row, and its patch `changes/ID`.
-    pub id: i64,
-    /// The family.
-    pub family: FamilyId,
-    /// Seconds since 1970.
-    pub time: i64,
-    /// Who asked for it.
-    pub who: String,
-    /// What kind of change: `apply`.
-    pub kind: String,
-    /// What for.
-    pub why: String,
-}

@@ -101,7 +101,10 @@ CREATE TABLE changes (
     time   INTEGER NOT NULL,
     who    TEXT NOT NULL,
     kind   TEXT NOT NULL,
-    why    TEXT NOT NULL
+    source TEXT NOT NULL,
+    why    TEXT NOT NULL,
+    taken_back INTEGER REFERENCES changes (id) DEFERRABLE INITIALLY DEFERRED,
+    is_kept INTEGER NOT NULL CHECK (is_kept IN (0, 1))
 ) STRICT;
 CREATE INDEX changes_by_family ON changes (family);
 
@@ -111,3 +114,11 @@ CREATE TABLE locks (
     pattern TEXT NOT NULL,
     UNIQUE (family, pattern)
 ) STRICT;
+
+CREATE TABLE change_images (
+    change    INTEGER NOT NULL REFERENCES changes (id) DEFERRABLE INITIALLY DEFERRED,
+    image     INTEGER NOT NULL REFERENCES images (id) DEFERRABLE INITIALLY DEFERRED,
+    untouched BLOB NOT NULL,
+    PRIMARY KEY (change, image)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX change_images_by_image ON change_images (image);

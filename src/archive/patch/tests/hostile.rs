@@ -9,7 +9,11 @@ use crate::archive::patch::envelope::{Footer, HEADER, Header};
 
 /// A patch of a table and contents that nobody has looked at.
 fn sealed(path: &Path, contents: &[u8], packed: &[u8], length: u64) {
-    let mut out = Header { signer: None }.encode();
+    let header = Header {
+        signer: None,
+        is_record: false,
+    };
+    let mut out = header.encode();
     out.extend(contents);
     let footer = Footer {
         table: HEADER + contents.len() as u64,

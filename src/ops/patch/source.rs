@@ -1,0 +1,302 @@
+//! What a change is made of: a patch, a tree that was staged, or a change that is taken back. All become
+//! the same: a table of paths, and where the contents are to be had.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::entries::entries;
+use crate::archive::patch::{PatchFile, PatchTable, PublicKey, encode_record};
+use crate::archive::{ComparedStaged, ComparedView, StagedImport};
+use crate::error::{Error, Result};
+use crate::merge::compare::{Scope, Tree, compare};
+use crate::ops::path::names;
+use crate::ops::{Context, clone, unknown_name, working};
+use crate::path_bytes::PathBytes;
+use crate::progress::Progress;
+use crate::store::catalog::{Change, ChangeKind, ChangeReads, Family, Image, Reads, Untouched};
+use crate::store::number::ImageId;
+
+/// What a change is to be made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// A patch on the host.
+    Patch {
+        /// The file; absolute.
+        file: PathBytes,
+        /// Public keys one of which must have signed it; none: anybody, or nobody.
+        keys: Vec<String>,
+    },
+    /// A tree that the family's base is to become, which another process has staged.
+    Staged {
+        /// One name below `staging/`.
+        staged: PathBytes,
+        /// Where the tree comes from, for people.
+        origin: String,
+    },
+    /// What was done in the working tree of a family.
+    Working {
+        /// The family.
+        family: String,
+        /// By `foldfs upgrade`.
+        upgrade: bool,
+    },
+    /// What an image of the family has otherwise than the base.
+    Image {
+        /// The image.
+        image: String,
+        /// These paths, from the root, and what is below them; none: all.
+        paths: Vec<PathBytes>,
+    },
+    /// The opposite of a change of the family, in the images in which it was made.
+    Change {
+        /// Its number.
+        change: i64,
+    },
+}
+
+/// Where contents are that the store may lack.
+pub(super) enum Contents {
+    /// In a patch.
+    Patch(Box<PatchFile>),
+    /// Beside a staged tree.
+    Staged(Box<StagedImport>),
+    /// The store has all of them.
+    Kept,
+}
+
+/// A source that was read.
+pub(super) struct Origin {
+    /// For people.
+    pub name: String,
+    pub kind: ChangeKind,
+    /// The change that it takes back.
+    pub taken_back: Option<i64>,
+    pub table: PatchTable,
+    /// The table as the store keeps it.
+    pub record: Vec<u8>,
+    pub contents: Contents,
+    /// The images that it is about and which paths it leaves alone in each; `None`: all, and none.
+    within: Option<HashMap<ImageId, Untouched>>,
+}
+
+impl Origin {
+    /// Reads a source, for a family and its base.
+    ///
+    /// # Errors
+    /// The patch is none, damaged, or not signed as demanded; there is no such change, or it is not kept;
+    /// those of reading.
+    pub(super) fn read(
+        context: &Context,
+        source: &Source,
+        (family, base): (&Family, &Image),
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        match source {
+            Source::Patch { file, keys } => patch(file, keys),
+            Source::Staged { staged, origin } => {
+                staged_tree(context, staged, origin, (family, base), progress)
+            }
+            Source::Working { upgrade, .. } => {
+                let image = working::tree_of(context, family)?;
+                let kind = match upgrade {
+                    true => ChangeKind::Upgrade,
+                    false => ChangeKind::Commit,
+                };
+                let origin = image_tree(context, (family, base), &image, &[], progress)?;
+                Ok(Origin { kind, ..origin })
+            }
+            Source::Image { image, paths } => {
+                let found = context.store.catalog().image_by_name(image)?;
+                let found = found.ok_or_else(|| unknown_name(image))?;
+                image_tree(context, (family, base), &found, paths, progress)
+            }
+            Source::Change { change } => change_back(context, *change),
+        }
+    }
+
+    /// Which paths it leaves alone in an image; `None`: it is not about that image at all.
+    pub(super) fn untouched(&self, image: ImageId) -> Option<Untouched> {
+        match &self.within {
+            None => Some(Untouched::default()),
+            Some(within) => within.get(&image).cloned(),
+        }
+    }
+}
+
+fn patch(file: &PathBytes, keys: &[String]) -> Result<Origin> {
+    let keys = keys.iter().map(|key| {
+        key.parse()
+            .map_err(|_| Error::usage(format!("key {key:?}"), "it is no public key"))
+    });
+    let keys: Vec<PublicKey> = keys.collect::<Result<_>>()?;
+    let path: PathBuf = file.as_path().to_owned();
+    let patch = PatchFile::open(&path)?;
+    patch.demand(&keys)?;
+    let (record, table) = encode_record(patch.table())?;
+    Ok(Origin {
+        name: file.to_string(),
+        kind: ChangeKind::Apply,
+        taken_back: None,
+        table,
+        record,
+        contents: Contents::Patch(Box::new(patch)),
+        within: None,
+    })
+}
+
+fn staged_tree(
+    context: &Context,
+    staged: &PathBytes,
+    origin: &str,
+    (family, base): (&Family, &Image),
+    progress: &dyn Progress,
+) -> Result<Origin> {
+    let import = StagedImport::open(&context.store, &staged.as_path().to_string_lossy())?;
+    progress.message("comparing");
+    let view = context.images.view(base)?;
+    let mut old = ComparedView::new(&view, context.store.objects())?;
+    let mut new = ComparedStaged::new(&import);
+    let names = (&*family.name, origin);
+    let (record, table) = differences(names, &mut old, &mut new, &Scope::default())?;
+    Ok(Origin {
+        name: origin.to_owned(),
+        kind: ChangeKind::Apply,
+        taken_back: None,
+        table,
+        record,
+        contents: Contents::Staged(Box::new(import)),
+        within: None,
+    })
+}
+
+/// The table of what makes the old tree the new one, and its record.
+fn differences(
+    names: (&str, &str),
+    old: &mut dyn Tree,
+    new: &mut dyn Tree,
+    scope: &Scope,
+) -> Result<(Vec<u8>, PatchTable)> {
+    let found = compare(old, new, scope)?;
+    encode_record(&PatchTable {
+        old: names.0.as_bytes().to_vec(),
+        new: names.1.as_bytes().to_vec(),
+        entries: entries(&found, old, new)?,
+        contents: Vec::new(),
+    })
+}
+
+/// What an image has otherwise than the base, at one moment.
+fn image_tree(
+    context: &Context,
+    (family, base): (&Family, &Image),
+    image: &Image,
+    paths: &[PathBytes],
+    progress: &dyn Progress,
+) -> Result<Origin> {
+    let mut scope = Vec::new();
+    for path in paths {
+        scope.push(names(path.as_bytes())?.join(&b'/'));
+    }
+    let filesystem = context.images.filesystem(image.id)?;
+    clone::make_objects(context, image, progress)?;
+    progress.message("comparing");
+    let view = context.images.view(base)?;
+    let objects = context.store.objects();
+    let still = filesystem.alter();
+    if let Some(path) = filesystem.open_for_writing() {
+        let object = format!("{}: {}", image.name, PathBytes::from(path));
+        return Err(Error::busy(object, "it is open for writing").remedy("close it"));
+    }
+    let mut old = ComparedView::new(&view, objects)?;
+    let mut new = ComparedView::new(&filesystem.view, objects)?;
+    let called = (&*family.name, &*image.name);
+    let (record, table) = differences(called, &mut old, &mut new, &Scope::new(scope))?;
+    drop(still);
+    Ok(Origin {
+        name: image.name.clone(),
+        kind: ChangeKind::Adopt,
+        taken_back: None,
+        table,
+        record,
+        contents: Contents::Kept,
+        within: None,
+    })
+}
+
+fn change_back(context: &Context, id: i64) -> Result<Origin> {
+    let change = find_change(context, id)?;
+    if !change.is_kept {
+        let cause = "what it needs to be taken back is not kept any more";
+        return Err(Error::failed(format!("change {id}"), cause)
+            .remedy("`keep_changes` in the configuration says how many changes are kept"));
+    }
+    let record = PatchFile::open_record(&context.store.change_path(id))?;
+    let (record, table) = encode_record(&record.reversed())?;
+    let images = context.store.catalog().images_of_change(id)?;
+    Ok(Origin {
+        name: format!("change {id}"),
+        kind: ChangeKind::Revert,
+        taken_back: Some(id),
+        table,
+        record,
+        contents: Contents::Kept,
+        within: Some(images.into_iter().collect()),
+    })
+}
+
+/// A change by its number.
+///
+/// # Errors
+/// There is none.
+pub(super) fn find_change(context: &Context, id: i64) -> Result<Change> {
+    let change = context.store.catalog().change(id)?;
+    change.ok_or_else(|| {
+        Error::failed(format!("change {id}"), "there is no such change")
+            .remedy("`foldfs log FAMILY` shows all")
+    })
+}
+
+/// The family that a source is for, with its base: that of the change, or the one that is named, or that of
+/// the images that are.
+///
+/// # Errors
+/// There is none, or it is another one than that of the change or of an image.
+pub(super) fn family(
+    context: &Context,
+    source: &Source,
+    named: Option<&str>,
+    images: &[String],
+) -> Result<(Family, Image)> {
+    let catalog = context.store.catalog();
+    let image = |name: &String| -> Result<Image> {
+        let found = catalog.image_by_name(name)?;
+        found.ok_or_else(|| unknown_name(name))
+    };
+    let family = match (source, named, images.first()) {
+        (Source::Change { change }, ..) => catalog.family(find_change(context, *change)?.family)?,
+        (Source::Working { family, .. }, ..) => catalog.family_by_name(family)?,
+        (_, Some(name), _) => catalog.family_by_name(name)?,
+        (_, None, Some(name)) => catalog.family(image(name)?.family)?,
+        (_, None, None) => None,
+    };
+    let family = family.ok_or_else(|| {
+        let name = named.unwrap_or_default();
+        Error::failed(format!("{name:?}"), "there is no such family")
+            .remedy("foldfs list shows all")
+    })?;
+    for name in images {
+        if image(name)?.family != family.id {
+            let cause = format!("it is not of family {}", family.name);
+            return Err(Error::failed(format!("image {name:?}"), cause)
+                .remedy("foldfs list shows which image is of which family"));
+        }
+    }
+    let base = catalog.image(family.base)?.ok_or_else(|| {
+        Error::failed(format!("family {}", family.name), "it has no base")
+            .remedy("run `foldfs check`")
+    })?;
+    Ok((family, base))
+}

@@ -1,0 +1,345 @@
+//! Needs root and FUSE. The working tree of a family: guests see nothing of it until it is committed, and
+//! then all of it; and upgrades, by a command that runs in one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should panic"
+)]
+
+mod common;
+
+#[path = "mounted_patch/world.rs"]
+#[allow(
+    dead_code,
+    reason = "of that world its trees and its deadline are used"
+)]
+mod world;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use common::snapshot::Fields;
+use common::store::{Mounted, Ran, tool};
+use common::{can_run, needs_fuse};
+use world::{World, kept, tree, write};
+
+/// Panics unless standard output has all the words.
+#[track_caller]
+fn tells(ran: &Ran, words: &[&str]) {
+    for word in words {
+        let text = ran.text();
+        assert!(
+            text.contains(word),
+            "{} tells nothing of {word:?}:\n{text}",
+            ran.line
+        );
+    }
+}
+
+fn mount_shared(world: &World) -> Mounted {
+    world.store.mount_given("f", &["--shared".as_ref()])
+}
+
+fn roles(world: &World) -> Vec<(String, String)> {
+    let list = world.store.ok(&["list", "--json"]).json();
+    let images = list["images"].as_array().unwrap().iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    images
+        .map(|image| (text(&image["name"]), text(&image["role"])))
+        .filter(|(_, role)| role != "base")
+        .collect()
+}
+
+#[test]
+fn guests_see_a_working_tree_when_it_is_committed() {
+    let name = "guests_see_a_working_tree_when_it_is_committed";
+    if !can_run(name, needs_fuse()) {
+        return;
+    }
+    let world = World::new(|root| tree(root, false));
+    let store = &world.store;
+    let (one, two) = (world.mount("one"), world.mount("two"));
+    fs::write(two.join("etc/own"), "two's own").unwrap();
+    let before = [one.snapshot(), two.snapshot()];
+    let work = mount_shared(&world);
+    assert_eq!(
+        roles(&world),
+        [("f.work", "working"), ("one", "guest"), ("two", "guest")]
+            .map(|(name, role)| (name.to_owned(), role.to_owned()))
+    );
+    tells(&store.run(&["commit", "f"]).exits(0), &["changes nothing"]);
+    // What was committed is gone, but for what is mounted.
+    let open = File::create(work.join("etc/conf")).unwrap();
+    fs::write(work.join("etc/own"), "worked on").unwrap();
+    fs::rename(work.join("share"), work.join("moved")).unwrap();
+    fs::remove_dir_all(work.join("gone")).unwrap();
+    write(&work.path, "opt/new/file", "made");
+    fs::set_permissions(work.join("mounted"), fs::Permissions::from_mode(0o711)).unwrap();
+    symlink("made", work.join("opt/link")).unwrap();
+    let same = |what: &str| {
+        before[0].assert_same(&one.snapshot(), Fields::ALL, what);
+        before[1].assert_same(&two.snapshot(), Fields::ALL, what);
+    };
+    same("what is done in the working tree");
+    store.ok(&["fold"]);
+    same("a fold beside it");
+    tells(
+        &store.run(&["diff", "f", "f.work"]).exits(3),
+        &["opt/new/file"],
+    );
+
+    store
+        .run(&["commit", "f"])
+        .exits(4)
+        .says(&["etc/conf", "open for writing"]);
+    drop(open);
+    store
+        .run(&["discard", "f"])
+        .exits(4)
+        .says(&["it is mounted on"]);
+    let planned = store
+        .run(&["commit", "f", "--dry-run", "--json"])
+        .exits(3)
+        .json();
+    same("a commit that is only planned");
+    let ran = store
+        .run(&["commit", "f", "-m", "by hand", "--json"])
+        .exits(3);
+    let report = ran.json();
+    assert_eq!(planned["images"], report["images"]);
+    let own = [(String::from("/etc/own"), String::from("differs"))];
+    assert_eq!(kept(&report, "two"), own);
+    assert_eq!(kept(&report, "one"), []);
+    let shown = work.snapshot();
+    for path in [&one.path, &two.path] {
+        assert_eq!(fs::read(path.join("opt/new/file")).unwrap(), b"made");
+        assert_eq!(fs::read(path.join("moved/a")).unwrap(), b"old");
+        assert!(!path.join("gone").exists());
+    }
+    shown.assert_same(
+        &one.snapshot(),
+        Fields::COPY,
+        "the working tree and an image",
+    );
+    assert_eq!(fs::read(two.join("etc/own")).unwrap(), b"two's own");
+
+    // Who works in it goes on.
+    fs::write(work.join("etc/conf"), "again").unwrap();
+    work.unmount();
+    assert_eq!(roles(&world).len(), 3);
+    store.run(&["commit", "f"]).exits(0);
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"again");
+    assert_eq!(roles(&world).len(), 2);
+    store
+        .run(&["commit", "f"])
+        .exits(1)
+        .says(&["it has no working tree"]);
+    let work = mount_shared(&world);
+    fs::write(work.join("etc/conf"), "to be dropped").unwrap();
+    work.unmount();
+    store.ok(&["discard", "f"]);
+    assert_eq!(roles(&world).len(), 2);
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"again");
+
+    let log = store.ok(&["log", "f", "--json"]).json();
+    let changes = log["changes"].as_array().unwrap();
+    let told: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            (
+                change["kind"].as_str().unwrap(),
+                change["why"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("commit", "by hand"), ("commit", "")]);
+    for change in changes.iter().rev() {
+        let number = change["change"].to_string();
+        store.run(&["revert", &number]).exits(0);
+    }
+    before[0].assert_same(&one.snapshot(), Fields::COPY, "all taken back");
+    before[1].assert_same(&two.snapshot(), Fields::COPY, "all taken back");
+    one.unmount();
+    two.unmount();
+    store.wait_for_daemons();
+    store.assert_sound();
+}
+
+/// A program of the host with all that it loads.
+fn install(root: &Path, program: &str) {
+    let listed = tool("ldd", &[program]).text();
+    let loaded = listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for path in loaded.chain([program]) {
+        let to = root.join(&path[1..]);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(path, to).unwrap();
+    }
+}
+
+fn system(root: &Path) {
+    tree(root, false);
+    for program in ["/bin/sh", "/bin/cat", "/bin/rm", "/bin/ls"] {
+        install(root, program);
+    }
+    for directory in ["proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir(root.join(directory)).unwrap();
+    }
+    symlink("../run/resolver/resolv.conf", root.join("etc/resolv.conf")).unwrap();
+}
+
+fn upgrade(world: &World, more: &[&str], script: &str) -> Ran {
+    let arguments = [&["upgrade", "f"], more, &["--", "sh", "-c", script]].concat();
+    world.store.run(&arguments)
+}
+
+/// Directories that an upgrade has not removed.
+fn left() -> Vec<PathBuf> {
+    let entries = fs::read_dir(std::env::temp_dir()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| name.starts_with("foldfs-upgrade-"))
+    };
+    paths.filter(is_ours).collect()
+}
+
+#[test]
+fn an_upgrade_runs_in_a_clone_and_reaches_every_image() {
+    let name = "an_upgrade_runs_in_a_clone_and_reaches_every_image";
+    if !can_run(name, needs_fuse()) {
+        return;
+    }
+    let world = World::new(system);
+    let store = &world.store;
+    let (one, two) = (world.mount("one"), world.mount("two"));
+    fs::write(two.join("etc/own"), "two's own").unwrap();
+    let before = [one.snapshot(), two.snapshot()];
+    let same = |what: &str| {
+        before[0].assert_same(&one.snapshot(), Fields::ALL, what);
+        before[1].assert_same(&two.snapshot(), Fields::ALL, what);
+        assert_eq!(roles(&world).len(), 2, "{what}");
+    };
+
+    let failed = upgrade(&world, &[], "echo new >/etc/conf; rm -r /gone; exit 7");
+    failed
+        .exits(1)
+        .says(&["exit status: 7", "nothing was changed"]);
+    same("a command that fails");
+    upgrade(&world, &[], "kill -9 $$").exits(1);
+    let arguments = ["upgrade", "f", "--", "/no/such/program"];
+    store.run(&arguments).exits(1).says(&["/no/such/program"]);
+    same("a program that is not there");
+    upgrade(&world, &["--dry-run"], "echo new >/etc/conf").exits(0);
+    same("a dry run");
+
+    // What it finds, and what of it the host finds.
+    let inside = "cat /proc/1/comm /etc/resolv.conf; echo x >/dev/null; echo x >/run/x; echo x >/tmp/x; \
+                  ls /dev /sys; echo x >/sys/x || echo read-only; ls /proc/self/fd; \
+                  (while :; do :; done) & echo new >/etc/conf; echo mine >/etc/own; rm -r /gone";
+    let ran = upgrade(&world, &["-m", "for a test"], inside).exits(3);
+    tells(&ran, &["two: ", "keeps /etc/own: it has another version"]);
+    for (path, own) in [(&one, "mine\n"), (&two, "two's own")] {
+        assert_eq!(fs::read_to_string(path.join("etc/conf")).unwrap(), "new\n");
+        assert_eq!(fs::read_to_string(path.join("etc/own")).unwrap(), own);
+        assert!(!path.join("gone").exists());
+        for empty in ["run", "tmp", "dev", "proc", "sys"] {
+            assert_eq!(
+                fs::read_dir(path.join(empty)).unwrap().count(),
+                0,
+                "{empty}"
+            );
+        }
+    }
+    assert_eq!(roles(&world).len(), 2);
+    let log = store.ok(&["log", "f", "--json"]).json();
+    assert_eq!(log["changes"][0]["kind"], "upgrade");
+    assert_eq!(log["changes"][0]["why"], "for a test");
+
+    // Looked at first.
+    let kept = upgrade(&world, &["--keep"], "echo newer >/etc/conf");
+    tells(&kept.exits(0), &["f.work"]);
+    upgrade(&world, &[], ":")
+        .exits(1)
+        .says(&["there is a working tree"]);
+    tells(&store.run(&["diff", "f", "f.work"]).exits(3), &["etc/conf"]);
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"new\n");
+    store.ok(&["upgrade", "f", "--finish"]);
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"newer\n");
+
+    // What one has made becomes everybody's.
+    write(&one.path, "srv/app/program", "from one");
+    fs::write(one.join("etc/conf"), "of one").unwrap();
+    store.ok(&["upgrade", "f", "--from", "one", "--", "/srv"]);
+    assert_eq!(fs::read(two.join("srv/app/program")).unwrap(), b"from one");
+    assert_eq!(fs::read(two.join("etc/conf")).unwrap(), b"newer\n");
+
+    let log = store.ok(&["log", "f", "--json"]).json();
+    for change in log["changes"].as_array().unwrap().iter().rev() {
+        // The configuration of one is its own since.
+        store.run(&["revert", &change["change"].to_string()]);
+    }
+    before[1].assert_same(&two.snapshot(), Fields::COPY, "all taken back");
+    assert_eq!(left(), Vec::<PathBuf>::new());
+    one.unmount();
+    two.unmount();
+    store.wait_for_daemons();
+    store.assert_sound();
+}
+
+#[test]
+fn a_hostile_tree_leads_an_upgrade_nowhere() {
+    let name = "a_hostile_tree_leads_an_upgrade_nowhere";
+    if !can_run(name, needs_fuse()) {
+        return;
+    }
+    let host = tempfile::tempdir().unwrap();
+    for directory in ["proc", "dev", "run"] {
+        fs::create_dir(host.path().join(directory)).unwrap();
+    }
+    let world = World::new(|root| {
+        system(root);
+        for directory in ["proc", "dev", "run"] {
+            fs::remove_dir(root.join(directory)).unwrap();
+            symlink(host.path().join(directory), root.join(directory)).unwrap();
+        }
+        fs::remove_file(root.join("etc/resolv.conf")).unwrap();
+        symlink(host.path().join("resolver"), root.join("etc/resolv.conf")).unwrap();
+        tool(
+            "mknod",
+            &[
+                root.join("disk").as_os_str(),
+                "b".as_ref(),
+                "7".as_ref(),
+                "0".as_ref(),
+            ],
+        );
+    });
+    let script = "ls /proc /dev /run; cat /disk && echo disk >/etc/conf; echo done >/etc/own";
+    let ran = upgrade(&world, &[], script).exits(0);
+    ran.says(&[
+        "the tree has no directory /proc",
+        "the tree has no directory /dev",
+    ]);
+    for directory in ["proc", "dev", "run"] {
+        let seen = fs::read_dir(host.path().join(directory)).unwrap().count();
+        assert_eq!(seen, 0, "{directory} of the host");
+    }
+    assert!(!host.path().join("resolver").exists());
+    let one = world.mount("one");
+    assert_eq!(fs::read(one.join("etc/own")).unwrap(), b"done\n");
+    assert_eq!(
+        fs::read(one.join("etc/conf")).unwrap(),
+        b"old",
+        "no device works"
+    );
+    let disk = fs::symlink_metadata(one.join("disk")).unwrap();
+    assert!(disk.file_type().is_block_device());
+    one.unmount();
+    world.store.wait_for_daemons();
+    world.store.assert_sound();
+}
