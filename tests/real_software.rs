@@ -25,5 +25,7 @@ mod postgresql;
 mod sqlite;
 #[path = "real_software/tmpfiles.rs"]
 mod tmpfiles;
+#[path = "real_software/upgrade.rs"]
+mod upgrade;
 #[path = "real_software/workshop.rs"]
 mod workshop;

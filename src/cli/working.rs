@@ -198,7 +198,7 @@ fn in_tree(session: &Session, image: &str, command: &[OsString]) -> Result<()> {
         let client = background::connect_or_start(session)?;
         client.perform(&call, &*session.progress())
     })?;
-    let ended = run(place.path(), command);
+    let ended = run(place.path(), command, session.json);
     let unmounted = mounts::unmount(session, place.path(), false);
     if unmounted.is_err() {
         // What is mounted there must not be taken for a directory to be emptied.
@@ -216,14 +216,19 @@ fn in_tree(session: &Session, image: &str, command: &[OsString]) -> Result<()> {
 }
 
 /// Waits for the command, whatever signals come: who sends them from a terminal sends them to the command, too.
-fn run(place: &Path, command: &[OsString]) -> Result<ExitStatus> {
+/// `aside`: standard output is the report's alone.
+fn run(place: &Path, command: &[OsString], aside: bool) -> Result<ExitStatus> {
     let mut ignored = Vec::new();
     for signal in [SIGINT, SIGQUIT, SIGTERM, SIGHUP] {
         let seen = Arc::new(AtomicBool::new(false));
         ignored.push(signal_hook::flag::register(signal, seen).about("signals")?);
     }
     let own = std::env::current_exe().about("/proc/self/exe")?;
-    let status = Command::new("unshare")
+    let mut namespaces = Command::new("unshare");
+    if aside {
+        namespaces.stdout(std::io::stderr());
+    }
+    let status = namespaces
         .args([
             "--mount",
             "--pid",

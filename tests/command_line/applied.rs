@@ -148,9 +148,31 @@ fn a_patch_is_applied_to_base_and_images() {
     patched.assert_shows("family", &patched.new);
     patched.assert_shows("first", &patched.new);
     patched.assert_shows("second", &patched.merged);
-    // The patch is kept.
-    let kept = fs::read(patched.store.path.join("changes/1")).unwrap();
-    assert_eq!(kept, fs::read(&patched.patch).unwrap());
+    // The change is kept, and what it was about.
+    let line = ["log", "family", "--change", "1", "--json"];
+    let log = patched.store.ok(&line).json();
+    let [change] = &log["changes"].as_array().unwrap()[..] else {
+        panic!("{log}");
+    };
+    let line = ["patch", "show", shown(&patched.patch), "--json"];
+    let patch = patched.store.ok(&line).json();
+    assert_eq!(change["kept"]["changes"], patch["changes"]);
+    assert_eq!(
+        change["kept"]["images"],
+        json!(["family", "first", "second"])
+    );
+    assert_eq!(
+        [&change["kind"], &change["why"], &change["source"]],
+        ["apply", "for a test", shown(&patched.patch)]
+    );
+    let text = patched
+        .store
+        .ok(&["log", "family", "--change", "1", "--stat"])
+        .text();
+    assert!(
+        text.contains("apply") && text.contains(": for a test\n"),
+        "{text}"
+    );
     assert_eq!(
         fs::read_dir(patched.store.path.join("changes"))
             .unwrap()
@@ -167,6 +189,38 @@ fn a_patch_is_applied_to_base_and_images() {
         "{again}"
     );
     patched.assert_shows("second", &patched.merged);
+
+    let dry = patched.store.ok(&["revert", "1", "--dry-run"]).text();
+    assert!(
+        dry.contains("change 1, ") && dry.contains("would be applied"),
+        "{dry}"
+    );
+    patched.assert_shows("first", &patched.new);
+    patched.store.ok(&["revert", "1", "-m", "a mistake"]);
+    patched.assert_unchanged();
+    patched.store.run(&["revert", "7"]).exits(1).says(&[
+        "change 7",
+        "there is no such change",
+        "foldfs log",
+    ]);
+    patched
+        .store
+        .run(&["log", "nobody"])
+        .exits(1)
+        .says(&["there is no such family"]);
+    let forgotten = patched
+        .store
+        .ok(&["collect", "--keep-changes", "1", "--json"])
+        .json();
+    assert_eq!(forgotten["forgotten_changes"], json!([1]));
+    patched
+        .store
+        .run(&["revert", "1"])
+        .exits(1)
+        .says(&["not kept any more", "keep_changes"]);
+    patched.store.ok(&["revert", "2"]);
+    patched.assert_shows("first", &patched.new);
+    patched.store.assert_sound();
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::common::store::{LET_GO, Mounted, Ran, TestStore, run_within};
 use crate::common::{self, assert_same_text, installed};
 
 /// Nothing that runs in a chroot takes longer, a cold archive included.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Between two folds of an image that works; with FOLDFS_TEST_SUITES=full (`make soak`) a tenth of it.
 const PAUSE: Duration = Duration::from_secs(1);
