@@ -63,6 +63,9 @@ fn guests_see_a_working_tree_when_it_is_committed() {
     let store = &world.store;
     let (one, two) = (world.mount("one"), world.mount("two"));
     fs::write(two.join("etc/own"), "two's own").unwrap();
+    // What no image may alter can be altered where the family is.
+    store.ok(&["lock", "f", "/share/"]);
+    fs::remove_file(one.join("share/a")).unwrap_err();
     let before = [one.snapshot(), two.snapshot()];
     let work = mount_shared(&world);
     assert_eq!(

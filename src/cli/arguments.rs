@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use super::{
-    apply, diff, history, holds, images, import, inside, locks, manual, mounts, patch, sharing, stores,
-    working,
+    apply, diff, history, holds, images, import, inside, locks, manual, mounts, patch, sharing,
+    stores, working,
 };
 
 /// The whole command line.

@@ -18,7 +18,7 @@ const UPGRADE: &str = "export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 /// What dpkg says of the packages, and of their files.
 const VERIFY: &str =
     "dpkg-query -W -f '${Package} ${Version} ${Status}\\n' | grep -c workshop1 || true
-    dpkg --audit; apt-get -qq check; dpkg --verify";
+    dpkg --audit; dpkg --verify";
 
 /// A program that ends with the test, however that ends.
 struct Running(Child);
@@ -67,11 +67,9 @@ fn an_upgrade_of_the_base_reaches_images_that_run_it() {
     assert!(old.starts_with("0\n"), "{old}");
     // It runs while its program is replaced.
     let mut running = Command::new("chroot");
-    running.arg(&db.path).args([
-        "/bin/bash",
-        "-c",
-        "while ! [ -e /tmp/stop ]; do sleep 0.1; done",
-    ]);
+    running
+        .arg(&db.path)
+        .args(["/bin/bash", "-c", "while :; do sleep 0.1; done"]);
     let mut running = Running(running.spawn().unwrap());
 
     let arguments = ["upgrade", "debian", "--json", "--", "sh", "-euc", UPGRADE];
@@ -115,9 +113,7 @@ fn an_upgrade_of_the_base_reaches_images_that_run_it() {
         running.0.try_wait().unwrap().is_none(),
         "what ran has ended"
     );
-    fs::write(db.join("tmp/stop"), "").unwrap();
-    assert!(running.0.wait().unwrap().success());
-    fs::remove_file(db.join("tmp/stop")).unwrap();
+    drop(running);
     // What was shared is shared still: the images have next to nothing of their own.
     store.ok(&["fold"]);
     let status = store.ok(&["status", "--json"]).json();

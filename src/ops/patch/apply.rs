@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::ops::report::ApplyReport;
 use crate::progress::Progress;
-use crate::store::catalog::{Family, Image, Reads};
+use crate::store::catalog::{Family, Image, ImageRole, Reads};
 
 /// What becomes of a patch where an image has a version of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -78,6 +78,10 @@ impl ApplyPlan {
     pub fn report(&self, change: Option<i64>) -> ApplyReport {
         let mut images: Vec<_> = self.targets.iter().zip(&self.looks).collect();
         images.sort_by_key(|(target, _)| target.image.id);
+        // What is committed stands in the working tree itself.
+        if matches!(self.options.source, Source::Working { .. }) {
+            images.retain(|(target, _)| target.image.role != ImageRole::Working);
+        }
         let images = images.into_iter().map(|(_, look)| look.report.clone());
         ApplyReport {
             source: self.origin.name.clone(),
