@@ -125,11 +125,16 @@ impl Filesystem {
         if write {
             self.refuse_locked_now(node)?;
         }
-        let handle = FileHandle::new(node.clone(), writer, flags.execute);
+        let mut handle = FileHandle::new(node.clone(), writer, flags.execute);
         if flags.truncate {
             let content = node.content.lock();
             self.resize(node, &content, 0)?;
             self.apply_set_id(node, flags.set_id)?;
+            drop(content);
+            // Who has truncated it and is going to read only is in no fold's way, nor in a lock's.
+            if !flags.write {
+                handle.writer = None;
+            }
         } else {
             // Held by a promotion or a fold under way: the first write waits for it.
             let content = write.then(|| node.content.try_lock()).flatten();

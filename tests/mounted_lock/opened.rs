@@ -97,6 +97,22 @@ fn a_name_elsewhere_that_is_open_for_writing_counts() {
 }
 
 #[test]
+fn who_truncated_a_file_to_read_it_is_in_nobodys_way() {
+    use rustix::fs::{OFlags, openat};
+    let test = "who_truncated_a_file_to_read_it_is_in_nobodys_way";
+    let Some(store) = world(test, &["first"]) else {
+        return;
+    };
+    let image = store.mount("first");
+    let flags = OFlags::RDONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = openat(CWD, image.join("top/dir/file"), flags, Mode::empty()).unwrap();
+    store.run(&words("lock family /top/dir --adopt")).exits(3);
+    assert_eq!(rustix::io::read(&file, &mut [0; 8]), Ok(0));
+    drop(file);
+    finish(&store, [image]);
+}
+
+#[test]
 fn what_has_no_name_any_more_is_not_locked() {
     let test = "what_has_no_name_any_more_is_not_locked";
     let Some(store) = world(test, &["first"]) else {
