@@ -18,7 +18,10 @@ const LONGEST: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Locks {
     patterns: Vec<Pattern>,
-    matcher: Gitignore,
+    all: Gitignore,
+    /// Those of names, wherever these are: they are asked about a name, not about a path, for a guest makes
+    /// paths as long as it likes.
+    of_names: Gitignore,
 }
 
 #[derive(Debug, Clone)]
@@ -26,16 +29,22 @@ struct Pattern {
     text: String,
     /// The same for the matcher, to which braces mean something that gitignore(5) does not know.
     line: String,
-    reach: Reach,
+    /// It lets something out of the lock.
+    is_negated: bool,
+    /// What it matches begins with these names.
+    place: Vec<Vec<u8>>,
+    depth: Depth,
 }
 
-/// Where what a pattern locks may be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Reach {
-    /// It locks nothing.
-    Nowhere,
-    /// At or below the path of these names.
-    Below(Vec<Vec<u8>>),
+/// How many names a path has that a pattern matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Any number, and only the last one counts.
+    Name,
+    /// So many.
+    Exactly(usize),
+    /// Any number.
+    Any,
 }
 
 impl Default for Locks {
@@ -43,7 +52,8 @@ impl Default for Locks {
     fn default() -> Self {
         Self {
             patterns: Vec::new(),
-            matcher: Gitignore::empty(),
+            all: Gitignore::empty(),
+            of_names: Gitignore::empty(),
         }
     }
 }
@@ -54,24 +64,33 @@ impl Locks {
     /// # Errors
     /// A usage error that says what is wrong with which one.
     pub fn new<T: AsRef<str>>(texts: &[T]) -> Result<Self> {
-        let mut builder = GitignoreBuilder::new("");
-        builder.allow_unclosed_class(false);
+        let builder = || {
+            let mut builder = GitignoreBuilder::new("");
+            builder.allow_unclosed_class(false);
+            builder
+        };
+        let (mut all, mut of_names) = (builder(), builder());
         let mut patterns = Vec::with_capacity(texts.len());
         for text in texts {
             let text = text.as_ref();
             let line = line_of(text).map_err(|cause| wrong(text, cause))?;
-            builder
-                .add_line(None, &line)
-                .map_err(|error| wrong(text, &cause_of(error)))?;
-            patterns.push(Pattern {
-                reach: reach_of(&line),
-                text: text.into(),
-                line,
-            });
+            let refused = |error| wrong(text, &cause_of(error));
+            let pattern = Pattern::new(text, line);
+            all.add_line(None, &pattern.line).map_err(refused)?;
+            if pattern.depth == Depth::Name {
+                of_names.add_line(None, &pattern.line).map_err(refused)?;
+            }
+            patterns.push(pattern);
         }
-        let matcher = builder.build();
-        let matcher = matcher.map_err(|error| Error::failed("patterns", cause_of(error)))?;
-        Ok(Self { patterns, matcher })
+        let built = |builder: GitignoreBuilder| {
+            let built = builder.build();
+            built.map_err(|error| Error::failed("patterns", cause_of(error)))
+        };
+        Ok(Self {
+            patterns,
+            all: built(all)?,
+            of_names: built(of_names)?,
+        })
     }
 
     /// Nothing is locked.
@@ -90,16 +109,33 @@ impl Locks {
         if self.is_empty() || path.is_empty() {
             return None;
         }
+        let deepest = self.deepest_match(path);
         let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        let mut above = slashes.map(|(at, _)| &path[..at]);
-        above
-            .find_map(|directory| self.at(directory, true))
-            .or_else(|| self.at(path, is_directory))
+        let ends = slashes.map(|(at, _)| at).chain([path.len()]);
+        let (mut start, mut depth) = (0, 0);
+        for end in ends {
+            depth += 1;
+            let is_directory = is_directory || end < path.len();
+            let found = match depth <= deepest {
+                true => self.match_of(&self.all, &path[..end], is_directory),
+                false => self.match_of(&self.of_names, &path[start..end], is_directory),
+            };
+            if found.is_some() {
+                return found;
+            }
+            start = end + 1;
+        }
+        None
     }
 
-    fn at(&self, path: &[u8], is_directory: bool) -> Option<&str> {
+    fn match_of<'a>(
+        &'a self,
+        matcher: &'a Gitignore,
+        path: &[u8],
+        is_directory: bool,
+    ) -> Option<&'a str> {
         let path = Path::new(OsStr::from_bytes(path));
-        let Match::Ignore(glob) = self.matcher.matched(path, is_directory) else {
+        let Match::Ignore(glob) = matcher.matched(path, is_directory) else {
             return None;
         };
         let mut patterns = self.patterns.iter();
@@ -107,24 +143,66 @@ impl Locks {
         Some(found.map_or_else(|| glob.original(), |pattern| &*pattern.text))
     }
 
+    /// How many of its first names a path can have for a pattern to match that is not of names.
+    fn deepest_match(&self, path: &[u8]) -> usize {
+        let patterns = self.patterns.iter();
+        let depths = patterns.map(|pattern| match pattern.depth {
+            Depth::Exactly(depth) if pattern.may_be_at(path) => depth,
+            Depth::Any if pattern.may_be_at(path) => usize::MAX,
+            _ => 0,
+        });
+        depths.max().unwrap_or(0)
+    }
+
     /// Whether something below a directory may be locked.
     pub fn may_reach_below(&self, directory: &[u8]) -> bool {
-        let names = || directory.split(|&byte| byte == b'/');
-        let names = || names().filter(|name| !name.is_empty());
-        self.patterns.iter().any(|pattern| match &pattern.reach {
-            Reach::Nowhere => false,
-            Reach::Below(place) => place.iter().zip(names()).all(|(left, right)| left == right),
-        })
+        let mut locking = self.patterns.iter().filter(|pattern| !pattern.is_negated);
+        locking.any(|pattern| pattern.may_be_at(directory))
     }
 
     /// The paths at or below which all is that may be locked.
     pub fn places(&self) -> Vec<Vec<u8>> {
-        let patterns = self.patterns.iter();
-        let places = patterns.filter_map(|pattern| match &pattern.reach {
-            Reach::Nowhere => None,
-            Reach::Below(place) => Some(place.join(&b'/')),
-        });
-        places.collect()
+        let locking = self.patterns.iter().filter(|pattern| !pattern.is_negated);
+        locking.map(|pattern| pattern.place.join(&b'/')).collect()
+    }
+}
+
+impl Pattern {
+    fn new(text: &str, line: String) -> Self {
+        // Its classes have no slash, those of the line may.
+        let body = text.strip_prefix('!').unwrap_or(text);
+        let body = body.strip_suffix('/').unwrap_or(body);
+        let names: Vec<&str> = body.split('/').filter(|name| !name.is_empty()).collect();
+        let is_plain = |name: &&&str| !name.contains(['*', '?', '[', '\\']);
+        let place = names.iter().take_while(is_plain);
+        let depth = match names[..] {
+            ["**"] => Depth::Any,
+            ["**", name] if name != "**" => Depth::Name,
+            [_] if !body.starts_with('/') => Depth::Name,
+            _ if names.contains(&"**") => Depth::Any,
+            _ => Depth::Exactly(names.len()),
+        };
+        let place = match depth {
+            Depth::Name => Vec::new(),
+            _ => place.map(|name| name.as_bytes().to_vec()).collect(),
+        };
+        Self {
+            is_negated: line.starts_with('!'),
+            place,
+            depth,
+            text: text.into(),
+            line,
+        }
+    }
+
+    /// Whether it may match a path, or something below it.
+    fn may_be_at(&self, path: &[u8]) -> bool {
+        let names = path.split(|&byte| byte == b'/');
+        let names = names.filter(|name| !name.is_empty());
+        self.place
+            .iter()
+            .zip(names)
+            .all(|(left, right)| left == right)
     }
 }
 
@@ -238,15 +316,6 @@ fn class_of(rest: &str) -> Result<(String, usize), &'static str> {
         None => format!("[{chars}]"),
     };
     Ok((class, length))
-}
-
-fn reach_of(line: &str) -> Reach {
-    if line.starts_with('!') {
-        return Reach::Nowhere;
-    }
-    let names = line.split('/').filter(|name| !name.is_empty());
-    let plain = names.take_while(|name| !name.contains(['*', '?', '[', '\\']));
-    Reach::Below(plain.map(|name| name.as_bytes().to_vec()).collect())
 }
 
 #[cfg(test)]

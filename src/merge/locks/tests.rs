@@ -60,6 +60,15 @@ fn names_are_bytes() {
     assert!(locks.of(b"a\xff/b", false).is_none());
 }
 
+/// Were each path above looked at by each pattern, it would take hours.
+#[test]
+fn a_guest_makes_paths_as_deep_as_it_likes() {
+    let locks = locks(&["*.key", "/etc/*/x", "!/d*/e/f", "fo?", "/srv/[ab]/c"]);
+    let deep = "a directory of a deep tree/".repeat(100_000);
+    assert!(!is_locked(&locks, &(deep.clone() + "end")));
+    assert!(is_locked(&locks, &(deep + "end.key")));
+}
+
 #[test]
 fn what_matches_nothing_or_something_else_than_with_git_is_refused() {
     for (pattern, word) in [
