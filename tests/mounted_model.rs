@@ -35,6 +35,19 @@ fn twins(ops: &[Op], watch: Watch) -> Result<usize, String> {
     run(&store, ops, watch, Image::twins(&store))
 }
 
+/// One list of operations in an image in which something is locked now and then. No plain directory can do
+/// that: only the model is compared.
+fn locked(ops: &[Op], watch: Watch) -> Result<usize, String> {
+    let store = Rc::new(TestStore::coherent());
+    let mut image = Image::watched(&store);
+    let mut model = Model::read(&store.sample(0));
+    let performed = drive::run(ops, watch, &mut model, &mut [&mut image])?;
+    image.finish()?;
+    store.wait_for_daemons();
+    store.assert_sound();
+    Ok(performed)
+}
+
 fn run<const N: usize>(
     store: &TestStore,
     ops: &[Op],
@@ -76,6 +89,7 @@ random_operations! {
     folding_and_placement_are_invisible: |ops| watched(ops, Watch::Seldom), op::all(), 5_000, 0;
     folding_and_placement_are_still_invisible: |ops| watched(ops, Watch::Seldom), op::all(), 5_000, 1_000;
     what_two_images_share_is_invisible: |ops| twins(ops, Watch::Seldom), op::all(), 3_000, 0;
+    what_is_locked_is_not_altered: |ops| locked(ops, Watch::Seldom), op::with_locks(), 400, 0;
     what_two_images_share_is_still_invisible: |ops| twins(ops, Watch::Seldom), op::all(), 3_000, 1_000;
 }
 

@@ -65,6 +65,7 @@ pub fn run(
         let context = |error: String| format!("operation {index}, {}: {error}", describe(&step));
         if let Op::Invisible(what) = step {
             invisible(what, model, systems).map_err(context)?;
+            model.perform(&step);
             check(model, systems, &mut trackers, Depth::Full).map_err(context)?;
             continue;
         }

@@ -7,7 +7,7 @@ use rustix::fs::FileType;
 
 use super::directory::{Directory, Scan, System, drop_caches};
 use super::model::Outcome;
-use super::op::{Invisible, Op};
+use super::op::{self, Invisible, Op};
 use super::snapshot::{Depth, Fields, Snapshot};
 use super::store::{Mounted, TestStore, tool};
 
@@ -141,6 +141,18 @@ impl Image {
         ))
     }
 
+    /// Locks what is not, or the contrary.
+    fn lock(&mut self, in_vain: bool) {
+        let listed = self.store.ok(&["lock", "family", "--json"]).json();
+        let is_locked = listed["patterns"] != serde_json::json!([]);
+        let command = if is_locked { "unlock" } else { "lock" };
+        let mut line = vec![command, "family", "--adopt"];
+        line.extend(op::LOCKED);
+        let ran = self.store.run(&line);
+        let expected: &[i32] = if in_vain { &[4] } else { &[0, 3] };
+        assert!(expected.contains(&ran.code), "{}: {}", ran.line, ran.stderr);
+    }
+
     fn remount(&mut self) {
         self.directory.leave();
         self.mounted.take().expect("it is mounted").unmount();
@@ -202,6 +214,7 @@ impl System for Image {
                 }
             }
             Invisible::Remount => self.remount(),
+            Invisible::Lock | Invisible::LockInVain => self.lock(what == Invisible::LockInVain),
         }
     }
 

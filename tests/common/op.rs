@@ -160,7 +160,15 @@ pub enum Invisible {
     Release,
     /// Unmount and mount again; all descriptors are closed first.
     Remount,
+    /// What [`LOCKED`] says is locked or, if it is, unlocked.
+    Lock,
+    /// The former is tried while somebody can write to a file there.
+    LockInVain,
 }
+
+/// What is locked: a directory, a name wherever it is, and another one for directories only.
+/// [`super::model::Model::denies`] knows what it means.
+pub const LOCKED: [&str; 3] = ["/etc", "conf", ".hidden/"];
 
 /// An operation. `P` is how it names entries: [`Where`] in a list of operations, a path when it is
 /// carried out. `u8` fields named `handle` and `map` mean the n-th of those that are open.
@@ -505,4 +513,10 @@ pub fn all() -> BoxedStrategy<Op> {
         3 => Just(Invisible::Remount),
     ];
     prop_oneof![9 => visible(), 1 => invisible.prop_map(Op::Invisible)].boxed()
+}
+
+/// Likewise; now and then something is locked or unlocked.
+pub fn with_locks() -> BoxedStrategy<Op> {
+    let lock = Op::Invisible(Invisible::Lock);
+    prop_oneof![30 => all(), 1 => Just(lock)].boxed()
 }

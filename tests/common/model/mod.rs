@@ -2,6 +2,7 @@
 
 pub mod attributes;
 mod data;
+mod locks;
 pub mod names;
 mod resolve;
 
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::at;
-use super::op::Op;
+use super::op::{Invisible, Op};
 use super::snapshot::{Depth, Entry, Snapshot, Time};
 pub use attributes::Acl;
 pub use data::{Handle, Mapping};
@@ -31,6 +32,8 @@ pub enum Outcome {
     Done,
     /// An errno.
     Error(Errno),
+    /// EPERM for what is locked, or what it would have failed with anyway; only the model says this.
+    Denied(Option<Errno>),
     /// Bytes read, a target, a value.
     Bytes(Vec<u8>),
     /// Bytes written.
@@ -52,13 +55,17 @@ impl Outcome {
     /// fewer holes than there are zeros, so a seek is right if it skips nothing but zeros, or
     /// finds a hole where zeros are.
     pub fn agrees(&self, found: &Outcome) -> bool {
-        let Outcome::Seek {
-            content,
-            from,
-            data,
-        } = self
-        else {
-            return self == found;
+        let (content, from, data) = match self {
+            Outcome::Seek {
+                content,
+                from,
+                data,
+            } => (content, from, data),
+            Outcome::Denied(otherwise) => {
+                let is_error = |errno| found == &Outcome::Error(errno);
+                return is_error(Errno::PERM) || otherwise.is_some_and(is_error);
+            }
+            _ => return self == found,
         };
         let from = *from as usize;
         let zeros = |range: &[u8]| range.iter().all(|byte| *byte == 0);
@@ -148,6 +155,8 @@ pub struct Model {
     pub mappings: [Option<Mapping>; 2],
     /// How many operations there were.
     pub tick: u64,
+    /// What [`super::op::LOCKED`] says is locked.
+    pub is_locking: bool,
     next: Id,
 }
 
@@ -164,6 +173,7 @@ impl Model {
             handles: Default::default(),
             mappings: Default::default(),
             tick: 0,
+            is_locking: false,
             next: 2,
         };
         let mut known: BTreeMap<u64, Id> = BTreeMap::new();
@@ -225,9 +235,20 @@ impl Model {
 
     /// Carries out an operation.
     pub fn perform(&mut self, op: &Op<Vec<u8>>) -> Outcome {
+        if self.denies(op) {
+            let mut otherwise = self.clone();
+            otherwise.is_locking = false;
+            return Outcome::Denied(match otherwise.perform(op) {
+                Outcome::Error(errno) => Some(errno),
+                _ => None,
+            });
+        }
         self.tick += 1;
         let outcome = match op {
-            Op::Invisible(_) => Ok(Outcome::Done),
+            Op::Invisible(what) => {
+                self.is_locking ^= *what == Invisible::Lock;
+                Ok(Outcome::Done)
+            }
             op => self
                 .perform_names(op)
                 .or_else(|| self.perform_data(op))

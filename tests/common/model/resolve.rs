@@ -2,7 +2,7 @@
 
 use rustix::fs::FileType;
 
-use super::super::op::{self, Access, Also, Op, Renaming, Where};
+use super::super::op::{self, Access, Also, Invisible, Op, Renaming, Where};
 use super::super::{at, on_xfs};
 use super::{Body, Id, Model};
 
@@ -21,6 +21,12 @@ impl Model {
             missing |= path.is_none();
             path.unwrap_or_default()
         });
+        let op = match op {
+            Op::Invisible(Invisible::Lock) if self.keeps_from_locking() => {
+                Op::Invisible(Invisible::LockInVain)
+            }
+            op => op,
+        };
         (!missing)
             .then(|| self.choose_slots(op))
             .flatten()
