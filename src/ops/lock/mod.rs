@@ -85,13 +85,7 @@ fn family(context: &Context, name: &str) -> Result<Family> {
 /// There is no such family; a usage error for what is no pattern; images have versions of their own there,
 /// unless these are adopted; somebody has a file open for writing there (kind Busy); those of reading.
 pub fn plan(context: &Context, options: &Options, progress: &dyn Progress) -> Result<Plan> {
-    let given = &options.patterns;
-    let mut last = Vec::new();
-    for (index, pattern) in given.iter().enumerate() {
-        if !given[index + 1..].contains(pattern) {
-            last.push(pattern.clone());
-        }
-    }
+    let last = without_repetition(&options.patterns);
     let family = family(context, &options.family)?;
     let before = context.store.catalog().locks(family.id)?;
     let kept = before.iter().filter(|pattern| !last.contains(pattern));
@@ -123,6 +117,13 @@ pub fn plan_unlock(context: &Context, options: &Options, progress: &dyn Progress
     planned(context, options, family, [before, after], progress)
 }
 
+/// Each where it is for the last time.
+fn without_repetition(given: &[String]) -> Vec<String> {
+    let indexed = given.iter().enumerate();
+    let last = indexed.filter(|(index, pattern)| !given[index + 1..].contains(pattern));
+    last.map(|(_, pattern)| pattern.clone()).collect()
+}
+
 fn planned(
     context: &Context,
     options: &Options,
@@ -133,14 +134,13 @@ fn planned(
     let mut plan = Plan {
         listed: options.patterns.is_empty(),
         adopt: options.adopt,
-        changed: options.patterns.clone(),
+        changed: without_repetition(&options.patterns),
         before: Arc::new(Locks::new(&before)?),
         after: Arc::new(Locks::new(&after)?),
         paths: 0,
         found: Found::default(),
         family,
     };
-    plan.changed.dedup();
     plan.paths = look::count(context, &plan)?;
     if !plan.listed {
         look::refuse_writers(context, &plan)?;
