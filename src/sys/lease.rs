@@ -11,6 +11,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustix::io::{Errno, Result};
 
+use super::priority;
+
 /// A read lease, given back when dropped. While it is held nobody has the file open for writing or
 /// mapped writable, and who wants to open it so waits (or gets EWOULDBLOCK with O_NONBLOCK).
 #[derive(Debug)]
@@ -129,6 +131,8 @@ impl Drop for WatchedLease {
 }
 
 fn watch() {
+    // Whoever takes the first lease may be idle; who waits for this thread is not.
+    priority::usual();
     let mut watched = WATCHED.lock();
     loop {
         match watched.is_empty() {
@@ -193,5 +197,35 @@ mod tests {
             std::thread::yield_now();
         }
         File::options().append(true).open(&path).unwrap();
+    }
+
+    #[test]
+    fn the_watch_is_not_idle_though_an_idle_thread_has_started_it() {
+        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let lease = std::thread::spawn(move || {
+            let _idle = priority::Idle::begin();
+            let lease = ReadLease::take(File::open(&path).unwrap().into());
+            WatchedLease::new(lease.unwrap().unwrap()).unwrap()
+        });
+        let lease = lease.join().unwrap();
+        let watches = || {
+            let threads = std::fs::read_dir("/proc/self/task").unwrap();
+            let of =
+                |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat"));
+            let threads = threads.filter_map(move |thread| of(thread.unwrap()).ok());
+            threads.filter(|stat| stat.contains("(leases)"))
+        };
+        let policy = |stat: String| -> i32 {
+            let after_name = stat.rsplit_once(") ").unwrap().1;
+            after_name.split(' ').nth(38).unwrap().parse().unwrap()
+        };
+        let begun = Instant::now();
+        while watches().map(policy).collect::<Vec<_>>() != [libc::SCHED_OTHER] {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        drop(lease);
     }
 }

@@ -46,6 +46,11 @@ impl Drop for Idle {
     }
 }
 
+/// Gives this thread the usual priority: one that an idle thread has started is idle, too.
+pub fn usual() {
+    set(0, libc::SCHED_OTHER);
+}
+
 fn set(reads: libc::c_int, policy: libc::c_int) {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: ioprio_set takes integers; sched_setscheduler reads the parameters, which outlive it.
@@ -83,5 +88,23 @@ mod tests {
         .join()
         .unwrap();
         assert_eq!(priorities(), here);
+    }
+
+    #[test]
+    fn a_thread_that_an_idle_one_has_started_need_not_be_idle() {
+        std::thread::spawn(|| {
+            let _idle = Idle::begin();
+            let started = std::thread::spawn(|| {
+                let before = priorities().1;
+                usual();
+                (before, priorities())
+            });
+            let (before, after) = started.join().unwrap();
+            assert_eq!(before, libc::SCHED_IDLE);
+            assert_eq!(after.1, libc::SCHED_OTHER);
+            assert_ne!(after.0, libc::c_long::from(IDLE));
+        })
+        .join()
+        .unwrap();
     }
 }
