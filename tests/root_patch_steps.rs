@@ -1,5 +1,6 @@
-//! patch apply fails, or the process ends, at each of its steps: each image is as before the change or as
-//! after it, all of them alike, when the store is opened again. Needs root.
+//! A change is made of a patch, of another one taken back, of a working tree, and fails, or the process ends, at
+//! each of its steps: each image is as before the change or as after it, all of them alike, when the store is
+//! opened again. Needs root.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,13 +20,13 @@ use family::fault;
 use family::guest::Guest;
 use family::{Fixture, Snapshot, settle_at, write};
 use foldfs::error::Result;
-use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict};
+use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source};
 use foldfs::ops::request::{Call, Request};
-use foldfs::ops::{self, check, clone, collect};
+use foldfs::ops::{self, check, clone, collect, working};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::Share;
 use foldfs::sys::durable::{self, Step};
-use patch_model::{merge, source};
+use patch_model::{assert_equal, merge, source};
 use rustix::io::Errno;
 
 const IMAGES: [&str; 3] = ["f", "one", "two"];
@@ -83,9 +84,9 @@ fn fixture() -> (Fixture, PathBuf) {
     (fixture, file)
 }
 
-fn apply(fixture: &Fixture, file: &Path) -> Result<()> {
+fn apply(fixture: &Fixture, source: &Source) -> Result<()> {
     let options = ApplyOptions {
-        source: source(file),
+        source: source.clone(),
         family: Some("f".into()),
         images: Vec::new(),
         on_conflict: OnConflict::Keep,
@@ -103,18 +104,23 @@ fn snapshots(fixture: &Fixture) -> Vec<Snapshot> {
 /// A family to try it on, and what its base shows at first.
 struct Whole {
     fixture: Fixture,
-    patch: PathBuf,
+    source: Source,
     old: Snapshot,
     new: Snapshot,
+    /// What the images show afterwards, where a merge of the two does not tell.
+    expected: Option<Vec<Snapshot>>,
 }
 
 impl Whole {
     /// That each image shows what it should after the change.
     #[track_caller]
     fn assert_made(&self, before: &[Snapshot], after: &[Snapshot], what: &str) {
-        for ((name, before), after) in IMAGES.iter().zip(before).zip(after) {
-            let merged = merge(&self.old, &self.new, before);
-            merged.assert_shown(after, &format!("{name}, {what}"));
+        for (place, (name, after)) in IMAGES.iter().zip(after).enumerate() {
+            let what = format!("{name}, {what}");
+            match &self.expected {
+                Some(expected) => assert_equal(&expected[place], after, &what),
+                None => merge(&self.old, &self.new, &before[place]).assert_shown(after, &what),
+            }
         }
     }
 
@@ -132,7 +138,7 @@ impl Whole {
                 false => Ok(()),
             }
         })));
-        let outcome = apply(&fixture, &self.patch);
+        let outcome = apply(&fixture, &self.source);
         let reached = step.load(Ordering::Relaxed) > at;
         let fixture = match dies {
             // What it would still do must fail, too.
@@ -158,7 +164,7 @@ impl Whole {
         let report = check::run(&fixture.context, options, &Silent).unwrap();
         assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
         // It can be applied now, or there is nothing left to do.
-        apply(&fixture, &self.patch).unwrap();
+        apply(&fixture, &self.source).unwrap();
         let last = snapshots(&fixture.reopen());
         self.assert_made(&before, &last, &format!("{what}, applied again"));
         (reached, made)
@@ -185,7 +191,7 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
             if fails { Err(Errno::NOSPC) } else { Ok(()) }
         })));
         let used = fixture.filesystem("one");
-        let outcome = apply(&fixture, &patch);
+        let outcome = apply(&fixture, &source(&patch));
         durable::set_hook(None);
         if outcome.is_ok() {
             break;
@@ -245,12 +251,57 @@ fn what_failed_in_an_image_is_done_by_the_next_command_of_the_same_process() {
 fn whatever_step_fails_it_is_made_or_not() {
     let _alone = fault::alone();
     let (fixture, patch) = fixture();
-    let whole = Whole {
+    whatever_step_fails(&Whole {
         old: fixture.snapshot("f"),
         new: fixture.snapshot("new"),
+        source: source(&patch),
         fixture,
-        patch,
-    };
+        expected: None,
+    });
+}
+
+#[test]
+fn whatever_step_fails_it_is_taken_back_or_not() {
+    let _alone = fault::alone();
+    let (fixture, patch) = fixture();
+    let before = snapshots(&fixture);
+    apply(&fixture, &source(&patch)).unwrap();
+    whatever_step_fails(&Whole {
+        old: fixture.snapshot("f"),
+        new: fixture.snapshot("f"),
+        source: Source::Change { change: 1 },
+        fixture,
+        expected: Some(before),
+    });
+}
+
+#[test]
+fn whatever_step_fails_it_is_committed_or_not() {
+    let _alone = fault::alone();
+    let (fixture, _) = fixture();
+    let plan = working::plan(&fixture.context, "f", true).unwrap();
+    working::apply(&fixture.context, &plan, &Silent).unwrap();
+    let work = Guest(fixture.filesystem("f.work"));
+    work.write("etc/hosts", b"worked on\n").unwrap();
+    work.write("etc/own", b"worked on\n").unwrap();
+    work.write("usr/a", b"worked on\n").unwrap();
+    work.chmod("etc", 0o700).unwrap();
+    work.rename("srv", "renamed").unwrap();
+    work.create("renamed/new").unwrap();
+    drop(work);
+    whatever_step_fails(&Whole {
+        old: fixture.snapshot("f"),
+        new: fixture.snapshot("f.work"),
+        source: Source::Working {
+            family: "f".into(),
+            upgrade: false,
+        },
+        fixture,
+        expected: None,
+    });
+}
+
+fn whatever_step_fails(whole: &Whole) {
     let all = std::env::var_os("FOLDFS_TEST_STEPS").is_some_and(|steps| steps == "all");
     let every = if all { 1 } else { EVERY };
     for dies in [false, true] {
