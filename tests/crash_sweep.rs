@@ -13,6 +13,8 @@ mod family;
 
 #[path = "crash_sweep/base.rs"]
 mod base;
+#[path = "crash_sweep/changing.rs"]
+mod changing;
 #[path = "crash_sweep/disk.rs"]
 mod disk;
 #[path = "crash_sweep/failing.rs"]

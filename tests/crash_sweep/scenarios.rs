@@ -14,7 +14,7 @@ use foldfs::store::catalog::Share;
 
 use super::family::commands;
 use super::world::{Done, Opened, World, refused, said};
-use super::{guests, holding, mending};
+use super::{changing, guests, holding, mending};
 
 /// One operation: it has happened wholly or not at all.
 #[derive(Debug, Clone, Copy)]
@@ -291,6 +291,7 @@ pub fn all() -> Vec<Scenario> {
         guests::METADATA,
         guests::WRITES,
         guests::SEQUENCES,
+        changing::SCENARIOS,
         holding::SCENARIOS,
         mending::SCENARIOS,
     ]
