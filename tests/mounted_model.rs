@@ -89,7 +89,7 @@ random_operations! {
     folding_and_placement_are_invisible: |ops| watched(ops, Watch::Seldom), op::all(), 5_000, 0;
     folding_and_placement_are_still_invisible: |ops| watched(ops, Watch::Seldom), op::all(), 5_000, 1_000;
     what_two_images_share_is_invisible: |ops| twins(ops, Watch::Seldom), op::all(), 3_000, 0;
-    what_is_locked_is_not_altered: |ops| locked(ops, Watch::Seldom), op::with_locks(), 400, 0;
+    what_is_locked_is_not_altered: |ops| locked(ops, Watch::Seldom), op::with_locks(), 300, 0;
     what_two_images_share_is_still_invisible: |ops| twins(ops, Watch::Seldom), op::all(), 3_000, 1_000;
 }
 
