@@ -14,6 +14,7 @@ mod guest;
 #[path = "mounted_patch/world.rs"]
 mod world;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -28,6 +29,7 @@ use common::mapping::Mapped;
 use common::store::tool;
 use common::{can_run, needs_fuse};
 use guest::{PATHS, Worker};
+use serde_json::Value;
 use world::{World, kept, kill, tree, write};
 
 /// A program that ends with its guard.
@@ -81,6 +83,20 @@ impl Shell {
         said.truncate(said.len() - 2);
         said
     }
+}
+
+/// The processes that go on with old files of an image, as a report tells them.
+fn running(report: &Value, image: &str) -> BTreeSet<(u64, String)> {
+    let images = report["images"].as_array().unwrap();
+    let found = images.iter().find(|found| found["image"] == image).unwrap();
+    let processes = found["processes"].as_array().unwrap().iter();
+    processes
+        .map(|process| {
+            assert!(!process["command"].as_str().unwrap().is_empty());
+            let path = process["path"].as_str().unwrap().to_owned();
+            (process["pid"].as_u64().unwrap(), path)
+        })
+        .collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -165,6 +181,13 @@ fn mounted_images_see_a_patch_at_once_and_what_is_open_stays() {
     assert_eq!(kept(&report, "two"), [&[own], &written_to[..]].concat());
     assert_eq!(kept(&report, "one"), []);
     assert_eq!(kept(&report, "f"), []);
+    // Who goes on with what was replaced: a program, and whoever has mapped a file, as this test.
+    let expected = [
+        (u64::from(std::process::id()), "/lib/data".to_owned()),
+        (u64::from(program.0.id()), "/bin/tool".to_owned()),
+    ];
+    assert_eq!(running(&report, "one"), BTreeSet::from(expected));
+    assert_eq!(running(&report, "two"), BTreeSet::new());
 
     // What is mounted on the image stays; it is taken away to see the rest.
     assert_eq!(fs::read(on.join("kept")).unwrap(), b"kept");

@@ -13,7 +13,7 @@ use super::units::{count, counted};
 use crate::archive::{self, Purpose, StagedImport};
 use crate::error::{Context as _, Result};
 use crate::ops::patch::{OnConflict, Source};
-use crate::ops::report::ApplyReport;
+use crate::ops::report::{ApplyReport, RunningProcess};
 use crate::ops::request::Request;
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
@@ -175,6 +175,12 @@ pub fn render(report: &ApplyReport, dry_run: bool) -> String {
         ));
         for conflict in &image.conflicts {
             out.push_str(&format!("  keeps {}: {}\n", conflict.path, conflict.reason));
+        }
+        for process in &image.processes {
+            let RunningProcess { pid, command, path } = process;
+            out.push_str(&format!(
+                "  process {pid} ({command}) goes on with the old {path}\n"
+            ));
         }
     }
     out

@@ -9,7 +9,7 @@ pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
 pub use super::report_lock::{LockReport, LockedDifference};
 pub use super::report_patch::{
     AppliedConflict, AppliedImage, ApplyReport, ChangeReport, ChangesReport, KeptChange,
-    PatchContents, PatchReport,
+    PatchContents, PatchReport, RunningProcess,
 };
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;

@@ -66,6 +66,19 @@ pub struct AppliedImage {
     pub unchanged: u64,
     /// Paths that keep a version of the image's own.
     pub conflicts: Vec<AppliedConflict>,
+    /// Processes of the host that go on with a file that was replaced or removed.
+    pub processes: Vec<RunningProcess>,
+}
+
+/// A process that goes on with the old version of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningProcess {
+    /// Its number.
+    pub pid: u32,
+    /// Its name, as ps(1) shows it.
+    pub command: PathBytes,
+    /// The path that the file had in the image.
+    pub path: PathBytes,
 }
 
 /// A path that an image keeps.

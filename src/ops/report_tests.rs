@@ -269,6 +269,11 @@ fn samples() -> Vec<Report> {
                     path: path(),
                     reason: Conflict::NotEmpty,
                 }],
+                processes: vec![RunningProcess {
+                    pid: 1,
+                    command: path(),
+                    path: path(),
+                }],
             }],
         }),
         Report::Export(ExportReport {

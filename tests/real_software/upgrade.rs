@@ -85,6 +85,15 @@ fn an_upgrade_of_the_base_reaches_images_that_run_it() {
             _ => assert!(kept.is_empty(), "{image}"),
         }
         assert!(image["changed"].as_u64().unwrap() > 100, "{image}");
+        let runs = image["processes"].as_array().unwrap();
+        let old: Vec<_> = runs
+            .iter()
+            .filter_map(|process| process["path"].as_str())
+            .collect();
+        match image["image"].as_str().unwrap() {
+            "db" => assert!(old.contains(&"/usr/bin/bash"), "{runs:?}"),
+            _ => assert!(old.is_empty(), "{runs:?}"),
+        }
     }
     let new = says(&db.path, VERIFY);
     assert!(

@@ -17,11 +17,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::make::make;
+use super::running::Replaced;
 use super::source::{self, Origin, Source};
 use super::target::{Look, Target};
 use crate::error::{Error, Result};
 use crate::ops::Context;
-use crate::ops::report::ApplyReport;
+use crate::ops::report::{ApplyReport, RunningProcess};
 use crate::progress::Progress;
 use crate::store::catalog::{Family, Image, ImageRole, Reads};
 
@@ -91,6 +92,22 @@ impl ApplyPlan {
             paths: self.origin.table.entries.len() as u64,
             images: images.collect(),
         }
+    }
+
+    /// Who goes on with what was replaced, and in which image.
+    fn running(&self, context: &Context) -> Vec<(String, RunningProcess)> {
+        let mut replaced = Replaced::default();
+        for (target, look) in self.targets.iter().zip(&self.looks) {
+            let mounts = context.mounted_on(target.image.id);
+            let files = look.steps.replaced(&self.origin.table, &look.observed);
+            replaced.add((target.image.id, &mounts), files);
+        }
+        let found = replaced.processes().into_iter();
+        let named = found.filter_map(|(id, process)| {
+            let target = self.targets.iter().find(|target| target.image.id == id)?;
+            Some((target.image.name.clone(), process))
+        });
+        named.collect()
     }
 
     fn changes_nothing(&self) -> bool {
@@ -178,7 +195,15 @@ pub fn apply(
         for (target, look) in plan.targets.iter().zip(&plan.looks) {
             target.filesystem.tell_changed(&look.affected);
         }
-        return Ok(plan.report(Some(change)));
+        let processes = plan.running(context);
+        let mut report = plan.report(Some(change));
+        for (image, process) in processes {
+            let found = report.images.iter_mut().find(|it| it.image == image);
+            if let Some(found) = found {
+                found.processes.push(process);
+            }
+        }
+        return Ok(report);
     }
     let object = format!("family {}", plan.family.name);
     Err(

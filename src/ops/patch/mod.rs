@@ -9,6 +9,7 @@ mod entries;
 mod known;
 mod make;
 mod observe;
+mod running;
 mod show;
 mod source;
 mod steps;

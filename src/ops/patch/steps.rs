@@ -133,6 +133,19 @@ impl Steps {
         affected
     }
 
+    /// The files that lose a name, by st_ino, with the paths.
+    pub(super) fn replaced(
+        &self,
+        table: &PatchTable,
+        observed: &Observed,
+    ) -> impl Iterator<Item = (u64, PathBytes)> {
+        self.follow.iter().filter_map(|&index| {
+            let path = &table.entries[index].path;
+            let seen = observed.at(path).filter(|seen| !seen.is_directory())?;
+            Some((seen.number, PathBytes::from([b"/", &path[..]].concat())))
+        })
+    }
+
     /// The most inodes that they make.
     pub(super) fn inodes(&self) -> usize {
         self.follow.len()

@@ -107,6 +107,7 @@ impl Target {
             changed: 0,
             unchanged: 0,
             conflicts: Vec::new(),
+            processes: Vec::new(),
         };
         let mut untouched = Untouched::default();
         for (position, (entry, decision)) in (0..).zip(table.entries.iter().zip(&decisions)) {
