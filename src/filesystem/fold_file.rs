@@ -1,20 +1,27 @@
 //! Folding one private file: its content is an object's afterwards, and it a stub. Nothing shows.
 //!
 //! ```text
-//! 1  content only     under a read lease: hashed, or compared with the object, byte by byte
-//! 2  change, names    the stub is built and renamed over the file, wherever that is by now;
-//!                     for a new object the file is linked to work/DIGEST before
+//! 1  no lock          under a read lease: hashed, or compared with the object, byte by byte
+//! 2  content, change, the stub is built and renamed over the file, wherever that is by now;
+//!    names            for a new object the file is linked to work/DIGEST before
 //! 3  no lock          after a sync of the file system: store::becoming::finish
 //! ```
-//! Whoever wants to write raises `node.writers` first and then waits for `node.content`: the fold
-//! looks at that after every piece and gives up. The lease tells of everybody else, mappings too.
+//! Whoever wants to write raises `node.writers` first and has the lease given back: the fold looks at both
+//! after every piece and gives up. The lease tells of everybody else, mappings too. Nobody waits for who
+//! reads, so that may be done at the lowest priority. Where there are no leases `node.content` is held
+//! all the time, and who wants to write waits for it.
 //! A crash, or an error, before the rename leaves the file as it was; after it, `work/DIGEST` is
 //! where the content is read from until step 3.
 
+#[cfg(test)]
+mod races;
+mod steady;
+
+use std::cell::RefCell;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{self, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -37,8 +44,10 @@ use crate::store::metadata::{Content, FileType, Time};
 use crate::store::number::Number;
 use crate::store::objects::Objects;
 use crate::sys::durable::{self, Step};
-use crate::sys::lease::ReadLease;
+use crate::sys::lease::{ReadLease, WatchedLease};
+use crate::sys::priority::Idle;
 use crate::sys::{copy, xattr};
+use steady::{Access, Steady, has_writers};
 
 /// What is to be folded, and how.
 pub struct FoldFile<'a> {
@@ -49,6 +58,8 @@ pub struct FoldFile<'a> {
     pub unmounted: bool,
     /// When the last sync of the whole file system began.
     pub synced: Option<Time>,
+    /// Whether somebody waits for the fold: as long as nobody does, it reads at the lowest priority.
+    pub is_awaited: &'a (dyn Fn() -> bool + Sync),
     /// Gets the bytes that were read.
     pub progress: &'a (dyn Fn(u64) + Sync),
     /// Gets a file that has no name any more, and how many bytes it occupies until it is closed.
@@ -103,52 +114,6 @@ impl Drop for Held<'_> {
     }
 }
 
-/// A private file that does not change while this lives.
-struct Steady {
-    access: Access,
-    stat: Stat,
-}
-
-enum Access {
-    Leased(ReadLease),
-    /// There are no leases, and nobody else could have it open.
-    Trusted(OwnedFd),
-}
-
-impl Steady {
-    fn file(&self) -> BorrowedFd<'_> {
-        match &self.access {
-            Access::Leased(lease) => lease.file(),
-            Access::Trusted(file) => file.as_fd(),
-        }
-    }
-
-    /// The file, with no lease on it.
-    fn into_file(self) -> OwnedFd {
-        match self.access {
-            Access::Leased(lease) => lease.give_back(),
-            Access::Trusted(file) => file,
-        }
-    }
-
-    /// Whether somebody wants to write to it.
-    fn is_wanted(&self, node: &Node) -> bool {
-        let breaking = match &self.access {
-            Access::Leased(lease) => lease.is_breaking(),
-            Access::Trusted(_) => false,
-        };
-        breaking || has_writers(node)
-    }
-
-    fn bytes(&self) -> u64 {
-        self.stat.st_size as u64
-    }
-
-    fn last_change(&self) -> i64 {
-        self.stat.st_mtime.max(self.stat.st_ctime)
-    }
-}
-
 /// The object that a file is to be a stub of.
 enum Object<'a> {
     /// It is there, and has the file's very bytes.
@@ -157,10 +122,6 @@ enum Object<'a> {
     File,
     /// A copy of the file, which has other names, becomes it.
     Copy(Draft<'a>),
-}
-
-fn has_writers(node: &Node) -> bool {
-    node.writers.load(Ordering::SeqCst) > 0
 }
 
 /// Times of a file are said to be as old as they look after so many seconds.
@@ -215,7 +176,7 @@ impl Filesystem {
     /// # Errors
     /// ENOSPC, EIO and the like; the file is as it was.
     pub fn fold_file(&self, node: &Arc<Node>, fold: &FoldFile<'_>) -> Outcome<Folded> {
-        let Some(_content) = node.content.try_lock() else {
+        let Some(content) = node.content.try_lock() else {
             return Ok(Folded::Busy);
         };
         if has_writers(node) || self.is_read_coherently(node) {
@@ -225,9 +186,44 @@ impl Filesystem {
             Ok(steady) => steady,
             Err(stays) => return Ok(stays),
         };
-        let go_on = |bytes| {
-            (fold.progress)(bytes);
+        let content = (!steady.is_leased()).then_some(content);
+        let (digest, object) = match self.read_through(node, &steady, fold)? {
+            Ok(read) => read,
+            Err(stays) => return Ok(stays),
+        };
+        let object = match object {
+            Some(object) => Object::There(object),
+            None => self.new_object(node, &steady, fold.synced)?,
+        };
+        let Some(_content) = content.or_else(|| node.content.try_lock()) else {
+            return Ok(Folded::Busy);
+        };
+        let folded = self.swap(node, &steady, digest, object)?;
+        if let Folded::Stub { freed, .. } = folded {
+            (fold.replaced)(steady.into_file(), freed);
+        }
+        Ok(folded)
+    }
+
+    /// A file's digest, and the object that has the very same content, if there is one; else what is to be
+    /// said of the file.
+    fn read_through(
+        &self,
+        node: &Node,
+        steady: &Steady,
+        fold: &FoldFile<'_>,
+    ) -> Outcome<Result<(Digest, Option<OwnedFd>), Folded>> {
+        let is_idle = steady.is_leased() && !(fold.is_awaited)();
+        let idle = RefCell::new(is_idle.then(Idle::begin));
+        let go_on = |_| {
+            if (fold.is_awaited)() {
+                drop(idle.take());
+            }
             !steady.is_wanted(node)
+        };
+        let hashing = |bytes| {
+            (fold.progress)(bytes);
+            go_on(bytes)
         };
         let objects = self.store.objects();
         let expected = match fold.digest {
@@ -236,30 +232,24 @@ impl Filesystem {
         };
         let (digest, object) = match expected {
             Some((digest, object)) => (digest, Some(object)),
-            None => match digest_while(steady.file(), &go_on)? {
-                None => return Ok(Folded::Busy),
+            None => match digest_while(steady.file(), &hashing)? {
+                None => return Ok(Err(Folded::Busy)),
                 Some(digest) if fold.digest.is_some_and(|expected| expected != digest) => {
-                    return Ok(Folded::Other);
+                    return Ok(Err(Folded::Other));
                 }
                 Some(digest) => (digest, objects.find(&digest)?),
             },
         };
-        let object = match object {
-            Some(object) => {
-                let go_on = |_| !steady.is_wanted(node);
-                match Objects::compare(steady.file(), &object, &digest, &go_on)? {
-                    None => return Ok(Folded::Busy),
-                    Some(false) => return self.unlike(node, &steady, &digest, &object),
-                    Some(true) => Object::There(object),
-                }
-            }
-            None => self.new_object(node, &steady, fold.synced)?,
+        let Some(object) = object else {
+            return Ok(Ok((digest, None)));
         };
-        let folded = self.swap(node, &steady, digest, object)?;
-        if let Folded::Stub { freed, .. } = folded {
-            (fold.replaced)(steady.into_file(), freed);
-        }
-        Ok(folded)
+        Ok(
+            match Objects::compare(steady.file(), &object, &digest, &go_on)? {
+                None => Err(Folded::Busy),
+                Some(false) => Err(self.unlike(node, steady, &digest, &object)?),
+                Some(true) => Ok((digest, Some(object))),
+            },
+        )
     }
 
     /// What is to be said of a file that has other content than the object of its digest: was the digest
@@ -295,7 +285,7 @@ impl Filesystem {
             return Ok(Err(Folded::Other));
         }
         let access = match ReadLease::take(file) {
-            Ok(Some(lease)) => Access::Leased(lease),
+            Ok(Some(lease)) => Access::Leased(WatchedLease::new(lease).map_err(io)?),
             Ok(None) => return Ok(Err(Folded::Busy)),
             Err(Errno::INVAL) if unmounted => {
                 Access::Trusted(open_private(self, &host, OFlags::RDONLY)?)
@@ -353,6 +343,7 @@ impl Filesystem {
     ) -> Outcome<Folded> {
         let _change = self.change.read();
         let _names = self.names.write();
+        steady.hold();
         if steady.is_wanted(node) || self.is_read_coherently(node) {
             return Ok(Folded::Busy);
         }

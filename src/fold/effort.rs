@@ -1,7 +1,7 @@
 //! How much a fold may ask of the host, and when it gives way.
 
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,7 +23,8 @@ const NAP: Duration = Duration::from_millis(20);
 pub struct Effort<'a> {
     threads: usize,
     stop: &'a AtomicBool,
-    in_background: bool,
+    /// In the background; how many wait for what it holds.
+    awaited: Option<&'a AtomicUsize>,
     /// Bytes in a second.
     rate: Option<NonZeroU64>,
     /// When what was read so far may have been read.
@@ -36,23 +37,25 @@ impl<'a> Effort<'a> {
         Effort {
             threads,
             stop: &NEVER,
-            in_background: false,
+            awaited: None,
             rate: None,
             due: Mutex::new(Instant::now()),
         }
     }
 
     /// In the background, until `stop` is set: then it ends between two files. It reads when nobody
-    /// else wants the disk or the core, so many bytes in a second on the average.
+    /// else wants the disk or the core, unless `awaited` says that somebody waits for what it holds; so
+    /// many bytes in a second on the average.
     pub fn background(
         threads: usize,
         rate: Option<NonZeroU64>,
         stop: &'a AtomicBool,
+        awaited: &'a AtomicUsize,
     ) -> Effort<'a> {
         Effort {
             threads: threads.max(1),
             stop,
-            in_background: true,
+            awaited: Some(awaited),
             rate,
             due: Mutex::new(Instant::now()),
         }
@@ -84,7 +87,13 @@ impl<'a> Effort<'a> {
 
     /// To be kept while this thread reads and nobody waits for it.
     pub(super) fn idle(&self) -> Option<Idle> {
-        self.in_background.then(Idle::begin)
+        self.awaited.map(|_| Idle::begin())
+    }
+
+    /// Whether somebody waits for what the fold holds, or for its end.
+    pub(super) fn is_awaited(&self) -> bool {
+        let waits = |count: &AtomicUsize| count.load(Ordering::Relaxed) > 0;
+        self.awaited.is_none_or(waits) || self.is_over()
     }
 
     /// The threads.
@@ -123,8 +132,8 @@ mod tests {
 
     #[test]
     fn a_rate_bounds_what_is_read_until_it_is_time_to_end() {
-        let stop = AtomicBool::new(false);
-        let effort = Effort::background(1, NonZeroU64::new(1000), &stop);
+        let (stop, awaited) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let effort = Effort::background(1, NonZeroU64::new(1000), &stop, &awaited);
         let begun = Instant::now();
         for _ in 0..4 {
             effort.pay(50);

@@ -51,6 +51,7 @@ struct Folding<'a> {
     /// By their positions in the plan.
     images: BTreeMap<u32, Target<'a>>,
     synced: Time,
+    effort: &'a Effort<'a>,
     progress: &'a dyn Progress,
     /// What has become of files is in `work/`, and becomes objects.
     becoming: Mutex<Vec<(u32, Digest)>>,
@@ -170,7 +171,7 @@ pub fn apply_some(
             of_targets.iter()
         }
     };
-    let folding = Folding::begin(images.store(), targets, synced, progress);
+    let folding = Folding::begin(images.store(), targets, synced, effort, progress);
     let unshared: Vec<_> = groups.clone().filter(|group| !group.is_object).collect();
     let mut equal: Vec<(FileId, Digest)> = groups
         .filter(|group| group.is_object)
@@ -250,7 +251,7 @@ pub fn make_objects(
     progress.total(candidates.files.iter().map(|file| file.size).sum());
     let targets = BTreeMap::from([(0, target)]);
     let synced = sync(images.store())?;
-    let folding = Folding::begin(images.store(), targets, synced, progress);
+    let folding = Folding::begin(images.store(), targets, synced, effort, progress);
     let new = Mutex::new((0, 0));
     effort.pool()?.install(|| {
         while !files.is_empty() {
@@ -331,12 +332,14 @@ impl<'a> Folding<'a> {
         store: &'a Store,
         images: BTreeMap<u32, Target<'a>>,
         synced: Time,
+        effort: &'a Effort<'a>,
         progress: &'a dyn Progress,
     ) -> Self {
         Self {
             store,
             images,
             synced,
+            effort,
             progress,
             becoming: Mutex::default(),
             left: Mutex::default(),
@@ -517,6 +520,7 @@ impl<'a> Folding<'a> {
             digest,
             unmounted: target.unmounted,
             synced: Some(self.synced),
+            is_awaited: &|| self.effort.is_awaited(),
             progress: &|bytes| self.progress.advance(bytes),
             replaced: &|file, bytes| self.replaced.keep(file, bytes),
         };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -31,6 +32,8 @@ pub struct Context {
     pub threads: usize,
     mounted: RwLock<Vec<(ImageId, PathBuf)>>,
     alone: Mutex<()>,
+    /// How many wait for `alone`.
+    waiting: AtomicUsize,
 }
 
 impl Context {
@@ -45,6 +48,7 @@ impl Context {
             threads,
             mounted: RwLock::default(),
             alone: Mutex::new(()),
+            waiting: AtomicUsize::new(0),
         };
         if context.store.access() == Access::Write
             && let Err(error) = context
@@ -62,7 +66,17 @@ impl Context {
     /// reference to an existing object may come into being only while this is held (or inside a
     /// locked directory of `staging/`): [`super::collect`] relies on it.
     pub fn alone(&self) -> MutexGuard<'_, ()> {
-        self.alone.lock()
+        self.alone.try_lock().unwrap_or_else(|| {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            let alone = self.alone.lock();
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            alone
+        })
+    }
+
+    /// How many operations wait for the one that runs.
+    pub(super) fn waiting(&self) -> &AtomicUsize {
+        &self.waiting
     }
 
     /// What is mounted where, from now on.

@@ -157,7 +157,7 @@ fn try_pass(
     });
     let mut pass = Pass {
         context,
-        effort: Effort::background(schedule.threads, schedule.rate, stop),
+        effort: Effort::background(schedule.threads, schedule.rate, stop, context.waiting()),
         report: PassReport::default(),
     };
     let outcome = pass.run(

@@ -117,6 +117,25 @@ impl WatchedLease {
         self.0.file()
     }
 
+    /// Gives the lease back; the file stays open.
+    pub fn give_back(self) -> OwnedFd {
+        self.unwatch();
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again, nor dropped.
+        let lease = unsafe { std::ptr::read(&this.0) };
+        lease.give_back()
+    }
+
+    /// From now on who wants to write waits for the holder, if [`WatchedLease::is_over`] says no after this.
+    pub fn hold(&self) {
+        self.unwatch();
+    }
+
+    /// To be done before the descriptor is closed: its number may be another file's then.
+    fn unwatch(&self) {
+        WATCHED.lock().remove(&self.0.0.as_raw_fd());
+    }
+
     /// Whether the file may have been altered since the lease was taken.
     pub fn is_over(&self) -> bool {
         self.0.is_breaking()
@@ -125,8 +144,7 @@ impl WatchedLease {
 
 impl Drop for WatchedLease {
     fn drop(&mut self) {
-        // Before the descriptor is closed: its number may be another file's then.
-        WATCHED.lock().remove(&self.0.0.as_raw_fd());
+        self.unwatch();
     }
 }
 
@@ -185,6 +203,25 @@ mod tests {
         file.write_all(b"; more").unwrap();
         assert!(lease.is_over());
         drop((lease, file));
+
+        // Held, it stays until it goes.
+        let lease = take();
+        lease.hold();
+        assert!(!lease.is_over());
+        let refused = File::options()
+            .append(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
+        std::thread::sleep(8 * LOOK);
+        assert!(lease.is_over());
+        let opened = File::options()
+            .append(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        assert!(opened.is_err(), "it was given back");
+        drop(lease);
 
         let lease = take();
         let refused = File::options()
