@@ -109,12 +109,12 @@ fn file_of(line: &[u8]) -> Option<(Device, u64)> {
 /// The device of what is mounted last on a directory, of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 fn device_of(table: &[u8], directory: &[u8]) -> Option<Device> {
     let lines = table.split(|&byte| byte == b'\n');
-    let on_it = lines.filter_map(|line| {
+    let mut on_it = lines.filter_map(|line| {
         let mut fields = fields(line).skip(2);
         let device = device(fields.next()?, 10)?;
         (unescaped(fields.nth(1)?) == directory).then_some(device)
     });
-    on_it.last()
+    on_it.next_back()
 }
 
 /// Blanks, newlines and backslashes are octal there.
