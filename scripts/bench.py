@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 
-from benchmark import daemon, data, folding, imports, names, report, scale, walk, work
+from benchmark import changes, daemon, data, folding, imports, names, report, scale, walk, work
 from benchmark.harness import WORK, remove, rows, say
 
 PARTS = {
@@ -29,6 +29,8 @@ PARTS = {
     "names": names.bench_names,
     "work": work.bench_work,
     "scale": scale.bench_scale,
+    "diff": changes.bench_diff,
+    "changes": changes.bench_changes,
 }
 
 
