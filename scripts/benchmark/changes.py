@@ -33,7 +33,7 @@ def bench_diff(runs):
     repository = fresh("repository")
     run("ostree", f"--repo={repository}", "init", "--mode=bare")
     for name, tree in trees.items():
-        run("ostree", f"--repo={repository}", "commit", "-q", "-b", name, f"--tree=dir={tree}")
+        run("ostree", f"--repo={repository}", "commit", "-b", name, f"--tree=dir={tree}")
     commands = {
         "foldfs": whatever(FOLDFS, *settings(store), "diff", "web", "upgraded"),
         "diff -rq": whatever("diff", "-rq", "--no-dereference", *trees.values()),
