@@ -11,6 +11,7 @@ from .harness import (
     FOLDFS, TREES, amount, column, drop_caches, foldfs, foldfs_json, fresh, in_turns, mounted, remove,
     report, report_speed, run, say, settings, spread, stopwatch,
 )
+from .imports import ostree_commit
 
 # The patch alters so many files of the system.
 ALTERED = 20
@@ -33,7 +34,7 @@ def bench_diff(runs):
     repository = fresh("repository")
     run("ostree", f"--repo={repository}", "init", "--mode=bare")
     for name, tree in trees.items():
-        run("ostree", f"--repo={repository}", "commit", "-b", name, f"--tree=dir={tree}")
+        ostree_commit(repository, name, tree)
     commands = {
         "foldfs": whatever(FOLDFS, *settings(store), "diff", "web", "upgraded"),
         "diff -rq": whatever("diff", "-rq", "--no-dereference", *trees.values()),

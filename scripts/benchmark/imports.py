@@ -67,14 +67,18 @@ def unique_contents(trees):
     return unique, everything, files
 
 
+def ostree_commit(repository, branch, tree):
+    """Commits a tree. ostree refuses one with devices: it is shown it without its /dev."""
+    hide_devices = 'mount -t tmpfs -o mode=755 none "$1/dev"; shift; exec "$@"'
+    run("unshare", "--mount", "sh", "-ec", hide_devices, "sh", tree,
+        "ostree", "commit", f"--repo={repository}", f"--branch={branch}", f"--tree=dir={tree}")
+
+
 def bench_eight(runs):
     say(f"eight trees beside ostree: {', '.join(EIGHT)}")
     unique, everything, paths = unique_contents(EIGHT)
     say(f"  {paths} paths, {everything / MIB:.0f} MiB, unique {unique / MIB:.0f} MiB"
         f" ({100 * unique / everything:.0f} %)")
-    # ostree refuses a tree with devices: it is shown these without their /dev.
-    hide_devices = 'mount -t tmpfs -o mode=755 none "$1/dev"; shift; exec "$@"'
-
     def ours():
         store = fresh("store")
         foldfs(store, "init")
@@ -95,9 +99,7 @@ def bench_eight(runs):
 
         def work():
             for tree in EIGHT:
-                run("unshare", "--mount", "sh", "-ec", hide_devices, "sh", TREES / tree,
-                    "ostree", "commit", f"--repo={repository}", f"--branch={tree}",
-                    f"--tree=dir={TREES / tree}")
+                ostree_commit(repository, tree, TREES / tree)
 
         found = {"time": timed(repository, work), "stored": allocated(repository)}
         remove(repository)
