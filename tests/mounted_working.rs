@@ -18,11 +18,14 @@ mod world;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use common::snapshot::Fields;
-use common::store::{Mounted, Ran, tool};
+use common::store::{Mounted, Ran, run, tool};
 use common::{can_run, needs_fuse};
 use world::{World, kept, tree, write};
 
@@ -41,6 +44,23 @@ fn tells(ran: &Ran, words: &[&str]) {
 
 fn mount_shared(world: &World) -> Mounted {
     world.store.mount_given("f", &["--shared".as_ref()])
+}
+
+/// The objects and private files of a store, with their inodes.
+fn files(store: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let mut pending = vec![store.join("objects"), store.join("images")];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            found.push((entry.path(), entry.metadata().unwrap().ino()));
+            if entry.file_type().unwrap().is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 fn roles(world: &World) -> Vec<(String, String)> {
@@ -103,11 +123,17 @@ fn guests_see_a_working_tree_when_it_is_committed() {
         .run(&["discard", "f"])
         .exits(4)
         .says(&["it is mounted on"]);
+    let planned_before = files(&store.path);
     let planned = store
         .run(&["commit", "f", "--dry-run", "--json"])
         .exits(3)
         .json();
     same("a commit that is only planned");
+    assert_eq!(
+        files(&store.path),
+        planned_before,
+        "a dry run alters the store"
+    );
     let ran = store
         .run(&["commit", "f", "-m", "by hand", "--json"])
         .exits(3);
@@ -128,6 +154,14 @@ fn guests_see_a_working_tree_when_it_is_committed() {
         "the working tree and an image",
     );
     assert_eq!(fs::read(two.join("etc/own")).unwrap(), b"two's own");
+
+    // What is taken back is taken back there, too, and does not come back with the next commit.
+    store.run(&["revert", "1"]).exits(0);
+    store.run(&["commit", "f"]).exits(0);
+    assert_eq!(fs::read(work.join("etc/own")).unwrap(), b"old");
+    assert!(!one.join("opt").exists());
+    store.run(&["revert", "2"]).exits(0);
+    assert_eq!(fs::read(work.join("etc/own")).unwrap(), b"worked on");
 
     // Who works in it goes on.
     fs::write(work.join("etc/conf"), "again").unwrap();
@@ -158,10 +192,14 @@ fn guests_see_a_working_tree_when_it_is_committed() {
             )
         })
         .collect();
-    assert_eq!(told, [("commit", "by hand"), ("commit", "")]);
-    for change in changes.iter().rev() {
-        let number = change["change"].to_string();
-        store.run(&["revert", &number]).exits(0);
+    let expected = ["commit", "revert", "revert", "commit"];
+    assert_eq!(
+        told.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
+        expected
+    );
+    assert_eq!(told[0].1, "by hand");
+    for number in ["4", "3"] {
+        store.run(&["revert", number]).exits(0);
     }
     before[0].assert_same(&one.snapshot(), Fields::COPY, "all taken back");
     before[1].assert_same(&two.snapshot(), Fields::COPY, "all taken back");
@@ -262,6 +300,62 @@ fn an_upgrade_runs_in_a_clone_and_reaches_every_image() {
     let log = store.ok(&["log", "f", "--json"]).json();
     assert_eq!(log["changes"][0]["kind"], "upgrade");
     assert_eq!(log["changes"][0]["why"], "for a test");
+
+    // What is the host's stays the host's.
+    let hostile = "mknod /disk b 7 0 2>/dev/null && echo made >/etc/conf; \
+                   echo 1 >/proc/sys/kernel/sysrq 2>/dev/null && echo wrote >/etc/conf; \
+                   [ -z \"$SECRET\" ] || echo told >/etc/conf; [ ! -e /proc/self/fd/9 ] || echo leaked >/etc/conf; \
+                   cat /proc/self/mountinfo >/etc/mounts; exit 0";
+    let arguments = ["upgrade", "f", "--", "sh", "-c", hostile];
+    let mut command = store.command(&arguments);
+    command.env("SECRET", "secret");
+    run(&mut command, b"").exits(0);
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"new\n");
+    let mounts = fs::read_to_string(one.join("etc/mounts"))
+        .unwrap()
+        .lines()
+        .count();
+    assert!(
+        (8..=14).contains(&mounts),
+        "{mounts} mounts are to be seen inside"
+    );
+    store.import(
+        "other",
+        &world.tree("stranger", |root| write(root, "x", "x")),
+        "g",
+    );
+    let arguments = ["upgrade", "f", "--from", "other"];
+    store
+        .run(&arguments)
+        .exits(1)
+        .says(&["other", "it is not of family f"]);
+
+    // While one runs nobody commits its half.
+    let mut running = store.command(&[
+        "upgrade",
+        "f",
+        "--",
+        "sh",
+        "-c",
+        "echo half >/etc/conf; read line",
+    ]);
+    let mut running = running
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !roles(&world).iter().any(|(name, _)| name == "f.work") {
+        thread::sleep(Duration::from_millis(20));
+    }
+    store
+        .run(&["commit", "f"])
+        .exits(4)
+        .says(&["an upgrade of it is under way"]);
+    store.run(&["upgrade", "f", "--finish"]).exits(4);
+    store.run(&["upgrade", "f", "--", "true"]).exits(4);
+    drop(running.stdin.take());
+    assert!(!running.wait().unwrap().success());
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"new\n");
 
     // Looked at first.
     let kept = upgrade(&world, &["--keep"], "echo newer >/etc/conf");

@@ -14,7 +14,7 @@ mod patch_model;
 use std::collections::BTreeSet;
 
 use family::guest::Guest;
-use foldfs::archive::patch::PatchFile;
+use foldfs::archive::patch::{PatchEntry, PatchFile, PatchWriter};
 use foldfs::filesystem::data::SetId;
 use foldfs::filesystem::failure::Outcome;
 use foldfs::filesystem::open::OpenFlags;
@@ -378,4 +378,65 @@ fn what_a_guest_does_between_the_look_and_the_change_counts() {
         assert_eq!(conflicts(&report, "three"), merged.conflicts, "{what}");
         fixture.assert_sound(what);
     }
+}
+
+#[test]
+fn a_patch_that_lies_about_a_size_is_refused() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world.guest("new").write("etc/hosts", b"deep").unwrap();
+    let file = world.create("old", "new");
+    let mut table = PatchFile::open(&file).unwrap().table().clone();
+    // Of a content that the store has, another size.
+    let known = world.fixture.snapshot("f")["usr/sub/deep/d"]
+        .content
+        .clone();
+    let digest = foldfs::store::digest::Digest::of(&known);
+    let size = 1 << 40;
+    for entry in &mut table.entries {
+        if let Some(new) = &mut entry.new {
+            new.content = foldfs::store::metadata::Content::Regular {
+                size,
+                digest: Some(digest),
+            };
+        }
+    }
+    let lies = table.entries.clone();
+    let good = PatchFile::open(&file).unwrap().table().clone();
+    let entries = good.entries.iter().zip(lies).map(|(good, lie)| PatchEntry {
+        old: good.old.clone(),
+        ..lie
+    });
+    // A new content that is nowhere in the patch must be an old one of it: so it says.
+    let mut entries: Vec<_> = entries.collect();
+    entries.push(PatchEntry {
+        path: b"zzz".to_vec(),
+        old: entries[0].new.clone(),
+        new: None,
+    });
+    let out = std::fs::File::create(&file).unwrap();
+    let writer = PatchWriter::new(out, None, "lies".into()).unwrap();
+    writer
+        .finish((b"one".to_vec(), b"two".to_vec()), entries)
+        .unwrap();
+    let before = all(&world.fixture);
+    let options = ApplyOptions {
+        source: source(&file),
+        family: Some("f".into()),
+        images: Vec::new(),
+        on_conflict: OnConflict::Keep,
+        who: String::new(),
+        why: String::new(),
+    };
+    let context = &world.fixture.context;
+    let plan = patch::plan(context, &options, &Silent).unwrap();
+    let error = patch::apply(context, plan, &Silent)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the change says"), "{error}");
+    for ((name, before), (_, now)) in before.iter().zip(all(&world.fixture)) {
+        family::assert_same(before, &now, name);
+    }
+    world.assert_sound();
 }

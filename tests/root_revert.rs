@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use family::Snapshot;
 use foldfs::ops::patch::{self, ApplyOptions, OnConflict, Source};
 use foldfs::ops::report::{ApplyReport, ChangeReport};
-use foldfs::ops::{collect, fold};
+use foldfs::ops::{collect, fold, remove};
 use foldfs::progress::Silent;
 use patch_model::world::{IMAGES, World, all, conflicts, op, run, steps};
 use patch_model::{assert_equal, source};
@@ -245,4 +245,64 @@ fn a_canary_gets_it_first() {
     assert!(error.contains("no such family"), "{error}");
     let error = refused(&world, Source::Change { change: 99 }, None, &[]);
     assert!(error.contains("there is no such change"), "{error}");
+}
+
+#[test]
+fn a_directory_keeps_the_mode_that_an_image_gave_it() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    // On its own, before the change and without another mtime.
+    world.guest("one").chmod("usr/sub", 0o700).unwrap();
+    world.guest("new").chmod("usr/sub", 0o700).unwrap();
+    world.guest("new").create("usr/sub/added").unwrap();
+    let file = world.create("old", "new");
+    let change = world.apply(&file, OnConflict::Keep).change.unwrap();
+    revert(&world, change);
+    assert_eq!(world.fixture.snapshot("one")["usr/sub"].mode, 0o700);
+    assert_eq!(world.fixture.snapshot("f")["usr/sub"].mode, 0o755);
+    assert!(!world.fixture.snapshot("one").contains_key("usr/sub/added"));
+    world.assert_sound();
+}
+
+#[test]
+fn what_a_change_could_not_bring_is_not_needed_to_take_it_back() {
+    let world = World::new();
+    world.clone("f", "old");
+    world.clone("f", "new");
+    world
+        .guest("new")
+        .write("etc/os-release", b"patched")
+        .unwrap();
+    world.guest("new").write("usr/a", b"patched").unwrap();
+    let file = world.create("old", "new");
+    // Of a conflict, nobody gets the new version.
+    world
+        .guest("two")
+        .write("etc/os-release", b"its own")
+        .unwrap();
+    let options = ApplyOptions {
+        source: source(&file),
+        family: None,
+        images: vec!["two".into()],
+        on_conflict: OnConflict::Keep,
+        who: String::new(),
+        why: String::new(),
+    };
+    let context = &world.fixture.context;
+    let plan = patch::plan(context, &options, &Silent).unwrap();
+    let change = patch::apply(context, plan, &Silent)
+        .unwrap()
+        .change
+        .unwrap();
+    let error = refused(&world, Source::Change { change }, None, &["one"]);
+    assert!(error.contains("was not made in it"), "{error}");
+    revert(&world, change);
+    for image in ["new", "old"] {
+        let plan = remove::plan(context, image).unwrap();
+        remove::apply(context, &plan, &Silent).unwrap();
+    }
+    std::fs::remove_file(&file).unwrap();
+    collect(&world, 10);
+    world.assert_sound();
 }

@@ -1,9 +1,11 @@
 //! The other end of `foldfs upgrade`: what runs first in the namespaces of its command. It makes the
 //! file systems that programs expect, goes into the tree, and starts the command.
 //!
-//! The tree is not trusted. Nothing in it is looked up through symlinks before chroot(2), and what is mounted is
-//! new: none of the host's file systems are to be found inside, and of its devices only those that carry no
-//! state.
+//! The tree is not trusted more than need be. Nothing in it is looked up through symlinks before it becomes the
+//! root (pivot_root(2)); then the host's file systems are gone from the namespace, and of its devices there are
+//! those that carry no state. The command is root, but without the capabilities by which it could mount, make
+//! devices, or change the host's kernel, clock and network ([`GIVEN_UP`]). It is no container for who means harm:
+//! it has the host's users and its network.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,13 +17,16 @@ use clap::Args;
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_remount, move_mount,
+    open_tree, unmount,
 };
 use rustix::process::{WaitOptions, umask, wait};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::output;
 use crate::error::{Context, Result};
+use crate::sys::process;
 
 /// Where the host keeps how names are resolved.
 const RESOLVER: &str = "/etc/resolv.conf";
@@ -80,13 +85,21 @@ impl Inside {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = fs::open(&self.directory, flags, Mode::empty()).about(&about)?;
         furnish(root.as_fd())?;
-        rustix::process::fchdir(&root).about(&about)?;
-        std::os::unix::fs::chroot(".").about(&about)?;
+        enter(root.as_fd()).about(&about)?;
+        give_up().about("capabilities")?;
+        process::close_descriptors_on_exec().about("descriptors")?;
         let Some((program, arguments)) = self.command.split_first() else {
             return Ok(ExitStatus::default());
         };
         let about = Path::new(program).display();
-        let child = Command::new(program).args(arguments).spawn();
+        let kept = std::env::vars_os().filter(|(name, _)| KEPT.iter().any(|kept| name == kept));
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", SEARCHED)
+            .envs(kept);
+        let child = command.spawn();
         let child = child.about(&about)?.id();
         loop {
             match wait(WaitOptions::empty()) {
@@ -102,12 +115,65 @@ impl Inside {
     }
 }
 
+/// What of the caller's environment the command finds.
+const KEPT: [&str; 5] = ["DEBIAN_FRONTEND", "HOME", "LANG", "LC_ALL", "TERM"];
+const SEARCHED: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What of /proc is about the host's kernel, not about processes.
+const OF_THE_KERNEL: [&str; 4] = ["sys", "sysrq-trigger", "irq", "bus"];
+
+/// What the command, and all that comes of it, may never do (capabilities(7)).
+const GIVEN_UP: [CapabilitySet; 18] = [
+    CapabilitySet::SYS_ADMIN,
+    CapabilitySet::SYS_MODULE,
+    CapabilitySet::SYS_RAWIO,
+    CapabilitySet::SYS_TIME,
+    CapabilitySet::SYS_BOOT,
+    CapabilitySet::SYS_PTRACE,
+    CapabilitySet::SYS_TTY_CONFIG,
+    CapabilitySet::SYSLOG,
+    CapabilitySet::MKNOD,
+    CapabilitySet::NET_ADMIN,
+    CapabilitySet::MAC_ADMIN,
+    CapabilitySet::MAC_OVERRIDE,
+    CapabilitySet::AUDIT_CONTROL,
+    CapabilitySet::WAKE_ALARM,
+    CapabilitySet::BLOCK_SUSPEND,
+    CapabilitySet::DAC_READ_SEARCH,
+    CapabilitySet::PERFMON,
+    CapabilitySet::BPF,
+];
+
+/// Makes the tree the root of all, and lets go of the former one, with all that is mounted there.
+fn enter(root: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::process::fchdir(root)?;
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
+}
+
+/// Takes capabilities out of the bounding set: no program that is started has them.
+fn give_up() -> rustix::io::Result<()> {
+    for capability in GIVEN_UP {
+        match remove_capability_from_bounding_set(capability) {
+            // Of a newer kernel.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Mounts what programs expect: /proc, /sys, /dev, /run and /tmp.
 fn furnish(root: BorrowedFd<'_>) -> Result<()> {
     let mask = umask(Mode::empty());
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let proc = plain | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    attach(root, "proc", &made("proc", &[], proc)?)?;
+    if attach(root, "proc", &made("proc", &[], proc)?)? {
+        for name in OF_THE_KERNEL {
+            read_only(root, &format!("proc/{name}"))?;
+        }
+    }
     let sys = proc | MountAttrFlags::MOUNT_ATTR_RDONLY;
     attach(root, "sys", &made("sysfs", &[], sys)?)?;
 
@@ -169,6 +235,23 @@ fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// Has nobody write to something that is mounted.
+fn read_only(root: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(target) = fs::openat2(root, path, flags, Mode::empty(), WITHIN) else {
+        return Ok(());
+    };
+    let about = format!("/{path}");
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let copy = open_tree(target.as_fd(), "", clone).about(&about)?;
+    put(copy.as_fd(), target.as_fd()).about(&about)?;
+    let mounted = process::descriptor_path(copy.as_fd());
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(&*mounted, flags | MountFlags::NOEXEC, "").about(about)
 }
 
 fn put(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {

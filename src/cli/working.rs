@@ -1,7 +1,9 @@
 //! Working trees: mount --shared (in `mounts`), commit, discard, upgrade.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,6 +21,8 @@ use crate::ops::patch::Source;
 use crate::ops::report::{Report, WorkingReport};
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::path_bytes::PathBytes;
+use crate::store::catalog::Reads;
+use crate::store::{Access, Store, layout};
 
 /// Bring what was done in a family's working tree into the family: its base and every image
 ///
@@ -37,6 +41,7 @@ pub struct Commit {
 impl Commit {
     /// Runs the command.
     pub fn run(self, session: &Session) -> Result<Outcome> {
+        let _alone = Alone::take(session, &self.family)?;
         let source = Source::Working {
             family: self.family,
             upgrade: false,
@@ -116,6 +121,7 @@ impl Upgrade {
             upgrade: true,
         };
         if finish {
+            let _alone = Alone::take(session, &family)?;
             return how.run(session, source, None);
         }
         if how.is_dry_run() {
@@ -129,17 +135,33 @@ impl Upgrade {
             )?;
             return session.show(&report, true);
         }
+        let alone = Alone::take(session, &family)?;
+        let _signals = Ignored::signals()?;
         let tree = made(session, &family, true)?;
-        match in_tree(session, &tree.image, &command) {
-            Ok(()) if keep => session.show(&Report::Working(tree), false),
-            Ok(()) => how.run(session, source, None),
-            Err(error) => {
-                if !keep {
-                    discard(session, &family)?;
+        let ended = in_tree(session, &tree.image, &command);
+        let stays = || {
+            format!(
+                "the tree stays: see to it that it is not mounted, then foldfs upgrade {family} --finish, or \
+                     foldfs discard {family}"
+            )
+        };
+        let failed = match ended {
+            Ok((status, unmounted)) if status.success() => {
+                unmounted.map_err(|error| error.remedy(stays()))?;
+                if keep {
+                    return session.show(&Report::Working(tree), false);
                 }
-                Err(error)
+                drop(alone);
+                let done = how.run(session, source, None);
+                return done.inspect_err(|_| log::warn!("{}", stays()));
             }
+            Ok((status, _)) => failure(&command, status),
+            Err(error) => error,
+        };
+        if !keep && let Err(error) = discard(session, &family) {
+            log::warn!("{error}; {}", stays());
         }
+        Err(failed)
     }
 }
 
@@ -165,6 +187,69 @@ pub fn made(session: &Session, family: &str, anew: bool) -> Result<WorkingReport
     }
 }
 
+fn failure(command: &[OsString], status: ExitStatus) -> Error {
+    let shown = command.first().map(|program| program.to_string_lossy());
+    let cause = format!("it failed: {status}; nothing was changed");
+    Error::failed(shown.unwrap_or_default(), cause)
+        .remedy("see what it said; `--keep` leaves the tree for a look")
+}
+
+/// As long as it lives, the working tree of a family is an upgrade's, and nobody else's to be committed.
+pub struct Alone(#[allow(dead_code, reason = "it is locked as long as it is open")] File);
+
+impl Alone {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// There is no such family; an upgrade is under way (kind Busy).
+    pub fn take(session: &Session, family: &str) -> Result<Self> {
+        let store = Store::open(session.store(), Access::Read)?;
+        let found = store.catalog().family_by_name(family)?.ok_or_else(|| {
+            Error::failed(format!("{family:?}"), "there is no such family")
+                .remedy("foldfs list shows all")
+        })?;
+        let name = format!("upgrade-{}", found.id);
+        let path = store.path().join(layout::RUN).join(name);
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .about(path.display())?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let cause = "an upgrade of it is under way";
+                Err(Error::busy(format!("family {family}"), cause).remedy("wait for its end"))
+            }
+            Err(error) => Err(error).about(path.display()),
+        }
+    }
+}
+
+/// Signals that don't end this process: who sends them from a terminal sends them to the command, too.
+struct Ignored(Vec<signal_hook::SigId>);
+
+impl Ignored {
+    fn signals() -> Result<Self> {
+        let mut ignored = Self(Vec::new());
+        for signal in [SIGINT, SIGQUIT, SIGTERM, SIGHUP] {
+            let seen = Arc::new(AtomicBool::new(false));
+            let id = signal_hook::flag::register(signal, seen).about("signals")?;
+            ignored.0.push(id);
+        }
+        Ok(ignored)
+    }
+}
+
+impl Drop for Ignored {
+    fn drop(&mut self) {
+        for id in self.0.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
 fn discard(session: &Session, family: &str) -> Result<()> {
     let request = Request::Discard {
         family: family.to_owned(),
@@ -174,16 +259,48 @@ fn discard(session: &Session, family: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command in an image, which is mounted meanwhile.
-fn in_tree(session: &Session, image: &str, command: &[OsString]) -> Result<()> {
-    let below = std::env::temp_dir();
-    let place = tempfile::Builder::new()
-        .prefix("foldfs-upgrade-")
-        .tempdir_in(&below);
-    let place = place.about(below.display())?;
+/// A directory that others cannot get to, with one in it to mount on. It is removed only if it is empty: a tree
+/// that is still mounted there must not be taken for something to be emptied.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self> {
+        let below = std::env::temp_dir();
+        let owner_only = fs::Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new()
+            .prefix("foldfs-upgrade-")
+            .permissions(owner_only)
+            .tempdir_in(&below);
+        let place = Self(made.about(below.display())?.keep());
+        let tree = place.tree();
+        fs::create_dir(&tree).about(tree.display())?;
+        Ok(place)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.0.join("tree")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let removed = fs::remove_dir(self.tree()).and_then(|()| fs::remove_dir(&self.0));
+        if let Err(error) = removed {
+            log::warn!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Runs a command in an image, which is mounted meanwhile; how it ended, and whether the image is unmounted.
+fn in_tree(
+    session: &Session,
+    image: &str,
+    command: &[OsString],
+) -> Result<(ExitStatus, Result<()>)> {
+    let place = Place::new()?;
     let request = Request::Mount {
         image: Some(image.to_owned()),
-        directory: place.path().to_owned().into(),
+        directory: place.tree().into(),
         options: MountOptions {
             suid: true,
             allow_other: true,
@@ -198,56 +315,34 @@ fn in_tree(session: &Session, image: &str, command: &[OsString]) -> Result<()> {
         let client = background::connect_or_start(session)?;
         client.perform(&call, &*session.progress())
     })?;
-    let ended = run(place.path(), command, session.json);
-    let unmounted = mounts::unmount(session, place.path(), false);
-    if unmounted.is_err() {
-        // What is mounted there must not be taken for a directory to be emptied.
-        let _kept = place.keep();
-    }
-    let status = ended?;
-    unmounted?;
-    if status.success() {
-        return Ok(());
-    }
-    let shown = command.first().map(|program| program.to_string_lossy());
-    let cause = format!("it failed: {status}; nothing was changed");
-    Err(Error::failed(shown.unwrap_or_default(), cause)
-        .remedy("see what it said; `--keep` leaves the tree for a look"))
+    let ended = run(&place.tree(), command, session.json);
+    let unmounted = mounts::unmount(session, &place.tree(), false).map(drop);
+    Ok((ended?, unmounted))
 }
 
-/// Waits for the command, whatever signals come: who sends them from a terminal sends them to the command, too.
-/// `aside`: standard output is the report's alone.
+/// Waits for the command. `aside`: standard output is the report's alone.
 fn run(place: &Path, command: &[OsString], aside: bool) -> Result<ExitStatus> {
-    let mut ignored = Vec::new();
-    for signal in [SIGINT, SIGQUIT, SIGTERM, SIGHUP] {
-        let seen = Arc::new(AtomicBool::new(false));
-        ignored.push(signal_hook::flag::register(signal, seen).about("signals")?);
-    }
     let own = std::env::current_exe().about("/proc/self/exe")?;
     let mut namespaces = Command::new("unshare");
-    if aside {
-        namespaces.stdout(std::io::stderr());
-    }
-    let status = namespaces
+    namespaces
         .args([
             "--mount",
             "--pid",
+            "--uts",
+            "--ipc",
             "--fork",
             "--kill-child",
-            "--propagation",
-            "private",
-            "--",
         ])
+        .args(["--propagation", "private", "--"])
         .arg(own)
         .arg("inside")
         .arg(place)
-        .args(command)
-        .status();
-    for id in ignored {
-        signal_hook::low_level::unregister(id);
+        .args(command);
+    if aside {
+        namespaces.stdout(std::io::stderr());
     }
     let missing = |error: Error| error.remedy("install util-linux");
-    status.about("unshare").map_err(missing)
+    namespaces.status().about("unshare").map_err(missing)
 }
 
 /// A working tree was made, or would be.

@@ -56,7 +56,7 @@ impl Filesystem {
         };
         {
             let _unchanged = self.change.stop();
-            if frozen && let Some(path) = self.open_for_writing() {
+            if frozen && let Some(path) = self.open_for_writing(|_| true) {
                 return Err(in_use(&path).into());
             }
             copying.index()?;
@@ -66,14 +66,17 @@ impl Filesystem {
         copying.open_files()
     }
 
-    /// The path of a file that is open for writing, if there is one that has a name.
-    pub fn open_for_writing(&self) -> Option<Vec<u8>> {
+    /// The path of a file that is open for writing, if there is one that has a name, at a path that is
+    /// meant.
+    pub fn open_for_writing(&self, is_meant: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let nodes = self.table.all();
-        let mut nodes = nodes.iter();
-        let node = nodes.find(|node| {
+        let written = nodes.iter().filter(|node| {
             node.writers.load(Ordering::SeqCst) > 0 && !matches!(node.place(), Place::Unlinked)
-        })?;
-        Some(path_of(node))
+        });
+        // One with several names may stand anywhere.
+        let meant =
+            |node: &&Arc<Node>| matches!(node.place(), Place::Index) || is_meant(&path_of(node));
+        written.into_iter().find(meant).map(path_of)
     }
 }
 

@@ -73,7 +73,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
     })?;
     if options.frozen
         && let Some(live) = context.images.live(origin.id)
-        && let Some(path) = live.open_for_writing()
+        && let Some(path) = live.open_for_writing(|_| true)
     {
         let busy = Error::busy(path.escape_ascii(), "it is open for writing");
         return Err(busy.remedy("close it, or clone without --frozen"));

@@ -219,12 +219,21 @@ fn apply(
         who: who.clone(),
         why: why.clone(),
     };
+    if !dry_run {
+        super::patch::make_objects(context, source, progress)?;
+    }
     let plan = super::patch::plan(context, &options, progress)?;
     let report = match dry_run {
         true => plan.report(None),
         false => super::patch::apply(context, plan, progress)?,
     };
-    if let (Source::Working { family, .. }, true, false) = (source, report.applied, dry_run)
+    // What the base itself keeps stands in the working tree only.
+    let reaches_base = report
+        .images
+        .first()
+        .is_some_and(|base| base.conflicts.is_empty());
+    let is_over = report.applied && !dry_run && reaches_base;
+    if let (Source::Working { family, .. }, true) = (source, is_over)
         && let Err(error) = super::working::end(context, family, progress)
     {
         log::warn!("the change is made, but its working tree stays: {error}");

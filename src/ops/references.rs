@@ -53,13 +53,19 @@ pub fn references(context: &Context, but_for: &[i64]) -> Result<HashSet<Digest>>
     Ok(found)
 }
 
-/// The contents that a change took away from somebody: with them it can be taken back.
+/// The contents that a change took away from an image that there is still: with them it can be taken back.
 ///
 /// # Errors
-/// Its record cannot be read.
+/// Its record cannot be read; those of the catalog.
 pub fn before_change(store: &Store, change: i64) -> Result<HashSet<ContentId>> {
     let record = PatchFile::open_record(&store.change_path(change))?;
-    let old = record.entries.iter().filter_map(|entry| entry.old.as_ref());
+    let images = store.catalog().images_of_change(change)?;
+    let is_touched = |position: &usize| {
+        let mut images = images.iter();
+        images.any(|(_, untouched)| !untouched.has(*position))
+    };
+    let touched = (0..record.entries.len()).filter(is_touched);
+    let old = touched.filter_map(|position| record.entries[position].old.as_ref());
     Ok(old.filter_map(PathVersion::content_id).collect())
 }
 

@@ -129,7 +129,7 @@ impl Store {
         durable::perform(Step::Write, || write(file.as_fd())).about(about)
     }
 
-    /// Removes what a change left that was never committed, or whose family is gone.
+    /// Removes what a change left that was never committed, is not kept any more, or whose family is gone.
     ///
     /// # Errors
     /// Errors of the file system and the catalog.
@@ -144,7 +144,10 @@ impl Store {
             let Some(change) = change.or_else(|| text?.parse().ok()) else {
                 continue;
             };
-            if !self.has_change(change)? {
+            let found = self.catalog().change(change)?;
+            let is_record = parse_steps(&name).is_none() && parse_done(&name).is_none();
+            // One that is not kept any more was about to be removed.
+            if found.is_none_or(|found| is_record && !found.is_kept) {
                 let about = format!("{}/{}", layout::CHANGES, PathBytes::from(name.clone()));
                 durable::unlink(&directory, &name).about(about)?;
             }

@@ -1,5 +1,7 @@
 //! What /proc tells of descriptors and processes.
 
+#![allow(unsafe_code)]
+
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The path through which the kernel reaches an open descriptor, O_PATH ones included (proc(5)).
@@ -42,6 +44,19 @@ pub fn raise_descriptor_limit() -> rustix::io::Result<()> {
 pub fn descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit};
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Has no program that this process starts find a descriptor of it, but for standard input and output.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn close_descriptors_on_exec() -> std::io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+    // SAFETY: no memory is handed over, and no descriptor is closed before another program runs.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// A capability (capabilities(7)), by its bit.

@@ -117,7 +117,19 @@ impl ApplyPlan {
     fn look(&mut self, context: &Context, progress: &dyn Progress) -> Result<()> {
         let mut images = context.store.catalog().images_of(self.family.id)?;
         let named = &self.options.images;
-        images.retain(|image| named.is_empty() || named.contains(&image.name));
+        images.retain(|image| {
+            // A working tree is compared with the base: what that gets it must get, too.
+            let is_tree = image.role == ImageRole::Working && named.contains(&self.family.name);
+            named.is_empty() || named.contains(&image.name) || is_tree
+        });
+        let spared = |image: &&Image| {
+            named.contains(&image.name) && self.origin.untouched(image.id).is_none()
+        };
+        if let Some(image) = images.iter().find(spared) {
+            let cause = format!("{} was not made in it", self.origin.name);
+            let remedy = format!("foldfs log {} shows where it was", self.family.name);
+            return Err(Error::failed(format!("image {}", image.name), cause).remedy(remedy));
+        }
         let is_served = |image: &Image| {
             let live = context.images.live(image.id);
             live.is_some_and(|live| live.is_served())

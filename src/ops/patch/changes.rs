@@ -65,6 +65,11 @@ fn kept(context: &Context, change: &Change, details: Option<bool>) -> Result<Opt
     let record = match PatchFile::open_record(&store.change_path(change.id)) {
         // A collect may have forgotten it since.
         Err(_) if !catalog.change(change.id)?.is_some_and(|it| it.is_kept) => return Ok(None),
+        // The others are to be seen nonetheless.
+        Err(error) if details.is_none() => {
+            log::warn!("{error}");
+            return Ok(None);
+        }
         record => record?,
     };
     let mut images = Vec::new();

@@ -30,10 +30,13 @@ pub(super) fn needed<'a>(
         for index in look.steps.follow() {
             let PatchEntry { old, new, .. } = &entries[index];
             for version in [old, new].into_iter().flatten() {
-                if let Some(id) = version.content_id()
-                    && !store.objects().exists(&id.digest)?
-                {
-                    needed.insert(id);
+                let Some(id) = version.content_id() else {
+                    continue;
+                };
+                match store.objects().size(&id.digest)? {
+                    None => drop(needed.insert(id)),
+                    Some(size) if size == id.size => {}
+                    Some(size) => return Err(other_size(&id, size)),
                 }
             }
         }
@@ -46,6 +49,14 @@ pub(super) fn needed<'a>(
     let places = needed.into_iter();
     let places = places.map(|id| (place(&id).unwrap_or(usize::MAX), id));
     Ok(places.collect())
+}
+
+/// A table that lies: what it says of a content would be shown, and never compared with it.
+fn other_size(id: &ContentId, size: u64) -> Error {
+    let cause = format!("it has {size} bytes, and the change says {}", id.size);
+    Error::failed(format!("content {}", id.digest), cause).remedy(
+        "do not use that patch; if it is a change of this store, run `foldfs check --content`",
+    )
 }
 
 /// Makes objects of these contents, on the disk after the next sync.

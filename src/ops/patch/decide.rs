@@ -62,6 +62,7 @@ pub(super) fn decide(
         merge.places.insert(&entry.path, index);
         let decision = match untouched.has(index) {
             true => Decision::Has,
+            false if untouched.has_but_for_mtime(index) => merge.mtime(entry),
             false => merge.path(index, entry),
         };
         merge.decisions.push(decision);
@@ -128,6 +129,22 @@ impl Merge<'_> {
                 Decision::Keep(Conflict::NoDirectory)
             }
             decision => decision,
+        }
+    }
+
+    /// Of a directory of which nothing else is to follow.
+    fn mtime(&self, entry: &PatchEntry) -> Decision {
+        let versions = (&entry.old, &entry.new, self.observed.at(&entry.path));
+        let (Some(old), Some(new), Some(seen)) = versions else {
+            return Decision::Has;
+        };
+        let follows = seen.is_directory() && seen.metadata.mtime == old.metadata.mtime;
+        match follows && !self.is_held(&entry.path) {
+            true => Decision::Follow(Some(Metadata {
+                mtime: new.metadata.mtime,
+                ..seen.metadata.clone()
+            })),
+            false => Decision::Has,
         }
     }
 

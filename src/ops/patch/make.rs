@@ -2,6 +2,7 @@
 
 use super::apply::{ApplyPlan, OnConflict};
 use super::contents;
+use super::source::Source;
 use super::target::Look;
 use super::unfinished::{self, Withheld};
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::filesystem::follow::Alteration;
 use crate::ops::Context;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::catalog::{Change, ChangeReads};
+use crate::store::catalog::{Change, ChangeReads, ImageRole, Untouched};
 use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
 
@@ -168,9 +169,13 @@ fn commit(store: &Store, plan: &ApplyPlan, change: i64) -> Result<()> {
         taken_back: plan.origin.taken_back,
         is_kept: true,
     })?;
+    let is_commit = matches!(plan.options.source, Source::Working { .. });
     for (target, look) in plan.targets.iter().zip(&plan.looks) {
         if !look.steps.is_empty() {
             transaction.add_changed_image(change, target.image.id, &look.untouched)?;
+        } else if is_commit && target.image.role == ImageRole::Working {
+            // It has all of it, being what the change was made of: to be taken back there, too.
+            transaction.add_changed_image(change, target.image.id, &Untouched::default())?;
         }
     }
     store.commit_generation(transaction)

@@ -21,7 +21,7 @@ pub use changes::changes;
 pub use create::{CreateOptions, create};
 pub use decide::Conflict;
 pub use show::{ShowOptions, show};
-pub use source::Source;
+pub use source::{Source, make_objects};
 pub use unfinished::{check_left, finish_left};
 
 use super::report::{PatchContents, PatchReport};

@@ -10,7 +10,7 @@ use super::entries::entries;
 use crate::archive::patch::{PatchFile, PatchTable, PublicKey, encode_record};
 use crate::archive::{ComparedStaged, ComparedView, StagedImport};
 use crate::error::{Error, Result};
-use crate::merge::compare::{Scope, Tree, compare};
+use crate::merge::compare::{Scope, Tree, Within, compare};
 use crate::ops::path::names;
 use crate::ops::{Context, clone, unknown_name, working};
 use crate::path_bytes::PathBytes;
@@ -111,6 +111,9 @@ impl Origin {
             Source::Image { image, paths } => {
                 let found = context.store.catalog().image_by_name(image)?;
                 let found = found.ok_or_else(|| unknown_name(image))?;
+                if found.family != family.id {
+                    return Err(other_family(image, family));
+                }
                 image_tree(context, (family, base), &found, paths, progress)
             }
             Source::Change { change } => change_back(context, *change),
@@ -201,19 +204,20 @@ fn image_tree(
         scope.push(names(path.as_bytes())?.join(&b'/'));
     }
     let filesystem = context.images.filesystem(image.id)?;
-    clone::make_objects(context, image, progress)?;
     progress.message("comparing");
     let view = context.images.view(base)?;
     let objects = context.store.objects();
     let still = filesystem.alter();
-    if let Some(path) = filesystem.open_for_writing() {
+    let scope = Scope::new(scope);
+    let is_meant = |path: &[u8]| scope.of(path) == Within::Inside;
+    if let Some(path) = filesystem.open_for_writing(is_meant) {
         let object = format!("{}: {}", image.name, PathBytes::from(path));
         return Err(Error::busy(object, "it is open for writing").remedy("close it"));
     }
     let mut old = ComparedView::new(&view, objects)?;
     let mut new = ComparedView::new(&filesystem.view, objects)?;
     let called = (&*family.name, &*image.name);
-    let (record, table) = differences(called, &mut old, &mut new, &Scope::new(scope))?;
+    let (record, table) = differences(called, &mut old, &mut new, &scope)?;
     drop(still);
     Ok(Origin {
         name: image.name.clone(),
@@ -289,9 +293,7 @@ pub(super) fn family(
     })?;
     for name in images {
         if image(name)?.family != family.id {
-            let cause = format!("it is not of family {}", family.name);
-            return Err(Error::failed(format!("image {name:?}"), cause)
-                .remedy("foldfs list shows which image is of which family"));
+            return Err(other_family(name, &family));
         }
     }
     let base = catalog.image(family.base)?.ok_or_else(|| {
@@ -299,4 +301,32 @@ pub(super) fn family(
             .remedy("run `foldfs check`")
     })?;
     Ok((family, base))
+}
+
+fn other_family(image: &str, family: &Family) -> Error {
+    let cause = format!("it is not of family {}", family.name);
+    Error::failed(format!("image {image:?}"), cause)
+        .remedy("foldfs list shows which image is of which family")
+}
+
+/// Makes objects of the private files of an image that a change is about to be made of: so nothing is copied.
+/// Not for a dry run.
+///
+/// # Errors
+/// Those of cloning; what is wrong with the source is found when it is read.
+pub fn make_objects(context: &Context, source: &Source, progress: &dyn Progress) -> Result<()> {
+    let catalog = context.store.catalog();
+    let image = match source {
+        Source::Working { family, .. } => match catalog.family_by_name(family)? {
+            Some(family) => Some(working::tree_of(context, &family)?),
+            None => None,
+        },
+        Source::Image { image, .. } => catalog.image_by_name(image)?,
+        Source::Patch { .. } | Source::Staged { .. } | Source::Change { .. } => None,
+    };
+    if let Some(image) = image {
+        let _alive = context.images.filesystem(image.id)?;
+        clone::make_objects(context, &image, progress)?;
+    }
+    Ok(())
 }

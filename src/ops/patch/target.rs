@@ -7,7 +7,7 @@ use super::decide::{Conflict, Decision, decide};
 use super::known::Known;
 use super::observe::{Observed, observe};
 use super::steps::Steps;
-use crate::archive::patch::{ContentId, PatchTable};
+use crate::archive::patch::{ContentId, PatchEntry, PatchTable};
 use crate::error::Result;
 use crate::filesystem::Filesystem;
 use crate::filesystem::follow::Alteration;
@@ -112,7 +112,9 @@ impl Target {
         let mut untouched = Untouched::default();
         for (position, (entry, decision)) in (0..).zip(table.entries.iter().zip(&decisions)) {
             if !matches!(decision, Decision::Follow(_)) {
-                untouched.0.push(position);
+                untouched.positions.push(position);
+            } else if only_mtime_follows(entry, decision, &observed) {
+                untouched.but_for_mtime.push(position);
             }
             match decision {
                 Decision::Follow(_) => report.changed += 1,
@@ -139,6 +141,16 @@ impl Target {
             untouched,
         })
     }
+}
+
+/// Whether a directory has its metadata from elsewhere, and got no more of the new version than its mtime.
+fn only_mtime_follows(entry: &PatchEntry, decision: &Decision, observed: &Observed) -> bool {
+    let (Decision::Follow(Some(target)), Some(old), Some(seen)) =
+        (decision, &entry.old, observed.at(&entry.path))
+    else {
+        return false;
+    };
+    seen.metadata.equal_but_mtime(target) && !seen.metadata.equal_but_mtime(&old.metadata)
 }
 
 /// Reads the files of an image's own at the paths of a patch, while the image may be used.

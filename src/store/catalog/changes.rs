@@ -67,25 +67,56 @@ pub struct Change {
     pub is_kept: bool,
 }
 
-/// Positions in a change's record that it left as they were in an image, ascending.
+/// What of a change's record was not done in an image: positions, ascending.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Untouched(pub Vec<u32>);
+pub struct Untouched {
+    /// They were left as they were.
+    pub positions: Vec<u32>,
+    /// Directories of which only the mtime followed: the rest is the image's own.
+    pub but_for_mtime: Vec<u32>,
+}
+
+/// Set in positions of [`Untouched::but_for_mtime`] as the catalog has them. A record has fewer.
+const BUT_FOR_MTIME: u32 = 1 << 31;
 
 impl Untouched {
-    /// Whether a position is one of them.
+    /// Whether a position was left as it was.
     pub fn has(&self, position: usize) -> bool {
-        u32::try_from(position).is_ok_and(|position| self.0.binary_search(&position).is_ok())
+        is_in(&self.positions, position)
+    }
+
+    /// Whether only the mtime of the directory at a position followed.
+    pub fn has_but_for_mtime(&self, position: usize) -> bool {
+        is_in(&self.but_for_mtime, position)
     }
 
     fn encode(&self) -> Vec<u8> {
-        self.0.iter().copied().flat_map(u32::to_le_bytes).collect()
+        let positions = self.positions.iter().copied();
+        let marked = self
+            .but_for_mtime
+            .iter()
+            .map(|position| position | BUT_FOR_MTIME);
+        positions.chain(marked).flat_map(u32::to_le_bytes).collect()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (positions, rest) = bytes.as_chunks();
-        let positions: Vec<u32> = positions.iter().copied().map(u32::from_le_bytes).collect();
-        (rest.is_empty() && positions.is_sorted()).then_some(Self(positions))
+        let mut positions: Vec<u32> = positions.iter().copied().map(u32::from_le_bytes).collect();
+        if !rest.is_empty() || !positions.is_sorted() {
+            return None;
+        }
+        let marked = positions.partition_point(|position| position & BUT_FOR_MTIME == 0);
+        let marked = positions.split_off(marked).into_iter();
+        let but_for_mtime = marked.map(|position| position & !BUT_FOR_MTIME).collect();
+        Some(Self {
+            positions,
+            but_for_mtime,
+        })
     }
+}
+
+fn is_in(positions: &[u32], position: usize) -> bool {
+    u32::try_from(position).is_ok_and(|position| positions.binary_search(&position).is_ok())
 }
 
 const COLUMNS: &str = "id, family, time, who, kind, source, why, taken_back, is_kept";
@@ -212,8 +243,16 @@ mod tests {
 
     #[test]
     fn positions_have_one_form() {
-        for positions in [vec![], vec![0], vec![3, 70_000, u32::MAX]] {
-            let untouched = Untouched(positions);
+        for (positions, but_for_mtime) in [
+            (vec![], vec![]),
+            (vec![0], vec![]),
+            (vec![], vec![0, 7]),
+            (vec![3, 70_000], vec![4]),
+        ] {
+            let untouched = Untouched {
+                positions,
+                but_for_mtime,
+            };
             assert_eq!(Untouched::decode(&untouched.encode()), Some(untouched));
         }
         assert_eq!(Untouched::decode(&[0, 0, 0]), None);
