@@ -18,6 +18,8 @@ mod diffs;
 mod holds;
 #[path = "command_line/images.rs"]
 mod images;
+#[path = "command_line/layers.rs"]
+mod layers;
 #[path = "command_line/log.rs"]
 mod log;
 #[path = "command_line/patches.rs"]

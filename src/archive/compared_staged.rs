@@ -30,6 +30,17 @@ impl<'a> ComparedStaged<'a> {
         self.levels.last().copied().unwrap_or(self.import.root())
     }
 
+    /// Whether a directory of this directory, or with no name the root, stands for others only that were below
+    /// it: no member of the archive tells of it.
+    pub(super) fn is_implied(&self, name: Option<&[u8]>) -> Result<bool> {
+        let inode = match name {
+            Some(name) => self.lookup(name)?,
+            None => (self.import.inode(self.import.root())?).ok_or_else(|| missing(b"/"))?,
+        };
+        // Else the archive has given it a time.
+        Ok(inode.content == Content::Directory && inode.metadata.mtime == inode.ctime)
+    }
+
     fn lookup(&self, name: &[u8]) -> Result<SharedInode> {
         let found = self.import.lookup(self.here(), name)?;
         found.ok_or_else(|| missing(name))

@@ -16,6 +16,7 @@
 //! ```
 
 mod compared_directory;
+mod compared_layer;
 mod compared_staged;
 mod compared_view;
 mod directory;
@@ -44,6 +45,7 @@ mod view_source;
 mod walk;
 
 pub use compared_directory::ComparedDirectory;
+pub use compared_layer::ComparedLayer;
 pub use compared_staged::ComparedStaged;
 pub use compared_view::ComparedView;
 pub use directory::{import_directory, stage_directory};
@@ -53,6 +55,7 @@ pub use export_tar::export_tar;
 pub use identity::Identity;
 pub use staged::{StagedImport, Statistics};
 pub use staging::Purpose;
+pub use tar_input::is_archive;
 pub use tar_source::{import_tar, stage_tar};
 pub use view_source::{ImageSource, ViewEntry, ViewSource, ViewVisitor};
 

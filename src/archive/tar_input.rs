@@ -45,6 +45,28 @@ impl Compression {
     }
 }
 
+/// Where a tar archive that is not compressed says that it is one (tar(5)).
+const MAGIC_AT: u64 = 257;
+const MAGIC: &[u8] = b"ustar";
+
+/// Whether a file is a tar archive, or compressed as one may be. Archives of before 1988 are not recognized.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_archive(path: &Path) -> Result<bool> {
+    let mut head = Vec::new();
+    let file = File::open(path).about(path.display())?;
+    if !file.metadata().about(path.display())?.is_file() {
+        return Ok(false);
+    }
+    let length = MAGIC_AT + MAGIC.len() as u64;
+    file.take(length)
+        .read_to_end(&mut head)
+        .about(path.display())?;
+    let is_plain = head.get(MAGIC_AT as usize..) == Some(MAGIC);
+    Ok(is_plain || Compression::of(&head) != Ok(Compression::None))
+}
+
 /// Tells how much of the archive has been read.
 struct Counted<'a, R> {
     inner: R,

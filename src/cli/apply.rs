@@ -26,7 +26,8 @@ use crate::sys::process;
 /// reported; the command exits with 3 then.
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// The patch, or a directory of the host: what the family's base is to become
+    /// The patch; or a directory of the host: what the family's base is to become; or a tar archive, also
+    /// compressed: a layer with OCI whiteouts, to be put over the base (`-`: standard input)
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
     /// The family
@@ -112,7 +113,10 @@ impl Apply {
     /// Runs the command. A directory is read, hashed and staged in this process.
     pub fn run(self, session: &Session) -> Result<Outcome> {
         let path = std::path::absolute(&self.source).about(self.source.display())?;
-        if !path.is_dir() {
+        let is_directory = path.is_dir();
+        let is_layer =
+            !is_directory && (self.source.as_os_str() == "-" || archive::is_archive(&path)?);
+        if !is_directory && !is_layer {
             let keys = session.config.patch_keys.iter();
             let source = Source::Patch {
                 file: path.into(),
@@ -120,10 +124,14 @@ impl Apply {
             };
             return self.how.run(session, source, self.family);
         }
-        let origin = PathBytes::from(&*path).to_string();
+        let path = if is_layer { self.source.clone() } else { path };
+        let origin = match self.source.as_os_str() == "-" {
+            true => String::from("standard input"),
+            false => PathBytes::from(&*path).to_string(),
+        };
         let store = Arc::new(Store::open(session.store(), Access::Read)?);
         let interrupt = Interrupt::watch(&store, &format!("apply {origin}"), session.json)?;
-        let staged = stage(&store, &path, &*session.progress());
+        let staged = stage(&store, &path, is_layer, &*session.progress());
         interrupt.past_the_point();
         let staged = staged?;
         for warning in staged.warnings() {
@@ -132,14 +140,23 @@ impl Apply {
         let source = Source::Staged {
             staged: staged.name().as_bytes().into(),
             origin,
+            is_layer,
         };
         self.how.run(session, source, self.family)
     }
 }
 
-fn stage(store: &Store, path: &Path, progress: &dyn Progress) -> Result<StagedImport> {
+fn stage(
+    store: &Store,
+    path: &Path,
+    is_layer: bool,
+    progress: &dyn Progress,
+) -> Result<StagedImport> {
     progress.message(&format!("reading {}", path.display()));
-    archive::stage_directory(store, path, Purpose::Commit, progress)
+    match is_layer {
+        true => archive::stage_tar(store, path, Purpose::Commit, progress),
+        false => archive::stage_directory(store, path, Purpose::Commit, progress),
+    }
 }
 
 impl Revert {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entries::entries;
 use crate::archive::patch::{PatchFile, PatchTable, PublicKey, encode_record};
-use crate::archive::{ComparedStaged, ComparedView, StagedImport};
+use crate::archive::{ComparedLayer, ComparedStaged, ComparedView, StagedImport};
 use crate::error::{Error, Result};
 use crate::merge::compare::{Scope, Tree, Within, compare};
 use crate::ops::path::names;
@@ -29,12 +29,14 @@ pub enum Source {
         /// Public keys one of which must have signed it; none: anybody, or nobody.
         keys: Vec<String>,
     },
-    /// A tree that the family's base is to become, which another process has staged.
+    /// A tree that another process has staged: what the family's base is to become.
     Staged {
         /// One name below `staging/`.
         staged: PathBytes,
         /// Where the tree comes from, for people.
         origin: String,
+        /// It is a layer, with whiteouts, to be put over the base.
+        is_layer: bool,
     },
     /// What was done in the working tree of a family.
     Working {
@@ -96,8 +98,13 @@ impl Origin {
     ) -> Result<Self> {
         match source {
             Source::Patch { file, keys } => patch(file, keys),
-            Source::Staged { staged, origin } => {
-                staged_tree(context, staged, origin, (family, base), progress)
+            Source::Staged {
+                staged,
+                origin,
+                is_layer,
+            } => {
+                let bases = (family, base);
+                staged_tree(context, (staged, origin, *is_layer), bases, progress)
             }
             Source::Working { upgrade, .. } => {
                 let image = working::tree_of(context, family)?;
@@ -152,8 +159,7 @@ fn patch(file: &PathBytes, keys: &[String]) -> Result<Origin> {
 
 fn staged_tree(
     context: &Context,
-    staged: &PathBytes,
-    origin: &str,
+    (staged, origin, is_layer): (&PathBytes, &str, bool),
     (family, base): (&Family, &Image),
     progress: &dyn Progress,
 ) -> Result<Origin> {
@@ -161,9 +167,17 @@ fn staged_tree(
     progress.message("comparing");
     let view = context.images.view(base)?;
     let mut old = ComparedView::new(&view, context.store.objects())?;
-    let mut new = ComparedStaged::new(&import);
     let names = (&*family.name, origin);
-    let (record, table) = differences(names, &mut old, &mut new, &Scope::default())?;
+    let staged = ComparedStaged::new(&import);
+    let mut new: Box<dyn Tree> = match is_layer {
+        true => {
+            let below = ComparedView::new(&view, context.store.objects())?;
+            Box::new(ComparedLayer::new(below, staged))
+        }
+        false => Box::new(staged),
+    };
+    let (record, table) = differences(names, &mut old, &mut *new, &Scope::default())?;
+    drop(new);
     Ok(Origin {
         name: origin.to_owned(),
         kind: ChangeKind::Apply,
