@@ -4,10 +4,16 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use crate::ops::report::RunningProcess;
 use crate::path_bytes::PathBytes;
 use crate::store::number::ImageId;
+
+/// How long the answer is waited for; a thousand processes take a tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A device as /proc shows it: major and minor number.
 type Device = (u32, u32);
@@ -36,12 +42,31 @@ impl Replaced {
         }
     }
 
-    /// Who has one mapped. A process that ends meanwhile, or that one may not look at, is left out.
-    pub(super) fn processes(&self) -> Vec<(ImageId, RunningProcess)> {
-        let mut found = Vec::new();
+    /// Who has one mapped, as far as that can be told in time: to read what a process has mapped may wait for
+    /// that process.
+    pub(super) fn processes(self) -> Vec<(ImageId, RunningProcess)> {
         if self.0.is_empty() {
-            return found;
+            return Vec::new();
         }
+        let (told, answer) = mpsc::channel();
+        let search = move || {
+            // Nobody waits for it any more.
+            told.send(self.search()).unwrap_or_default();
+        };
+        let thread = thread::Builder::new().name("running".into()).spawn(search);
+        let found = thread.map_err(|error| error.to_string()).and_then(|_| {
+            let found = answer.recv_timeout(PATIENCE);
+            found.map_err(|_| String::from("a process does not let /proc tell of it"))
+        });
+        found.unwrap_or_else(|error| {
+            log::warn!("who goes on with old files is not known: {error}");
+            Vec::new()
+        })
+    }
+
+    /// Who has one mapped. A process that ends meanwhile, or that one may not look at, is left out.
+    fn search(&self) -> Vec<(ImageId, RunningProcess)> {
+        let mut found = Vec::new();
         let Ok(entries) = fs::read_dir("/proc") else {
             return found;
         };
