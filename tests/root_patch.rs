@@ -25,7 +25,7 @@ use foldfs::ops::{check, collect, hold, repair};
 use foldfs::progress::Silent;
 use foldfs::store::layout;
 use patch_model::world::{IMAGES, World, all, conflicts, op, run, steps};
-use patch_model::{merge, source};
+use patch_model::{merge, options, source};
 use proptest::prelude::*;
 use rustix::io::Errno;
 
@@ -165,12 +165,8 @@ fn an_image_in_use_gets_it_through_what_uses_it() {
 
     let context = &world.fixture.context;
     let other = ApplyOptions {
-        source: source(&file),
         family: Some("one".into()),
-        images: Vec::new(),
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
+        ..options(source(&file))
     };
     let error = patch::plan(context, &other, &Silent).err().unwrap();
     let error = error.to_string();
@@ -185,14 +181,7 @@ fn a_patch_that_is_altered_while_it_is_applied_changes_nothing() {
     world.guest("new").write("etc/hosts", b"patched").unwrap();
     let file = world.create("old", "new");
     let context = &world.fixture.context;
-    let options = ApplyOptions {
-        source: source(&file),
-        family: Some("f".into()),
-        images: Vec::new(),
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
-    };
+    let options = options(source(&file));
     let before = all(&world.fixture);
     let plan = patch::plan(context, &options, &Silent).unwrap();
     let good = std::fs::read(&file).unwrap();
@@ -323,14 +312,7 @@ fn what_a_guest_does_between_the_look_and_the_change_counts() {
     new.unlink("usr/b").unwrap();
     drop(new);
     let file = world.create("old", "new");
-    let options = ApplyOptions {
-        source: source(&file),
-        family: Some("f".into()),
-        images: Vec::new(),
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
-    };
+    let options = options(source(&file));
     type Act = fn(&Guest) -> Outcome<()>;
     let acts: [(&str, Act); 12] = [
         ("nothing", |_| Ok(())),
@@ -421,14 +403,7 @@ fn a_patch_that_lies_about_a_size_is_refused() {
         .finish((b"one".to_vec(), b"two".to_vec()), entries)
         .unwrap();
     let before = all(&world.fixture);
-    let options = ApplyOptions {
-        source: source(&file),
-        family: Some("f".into()),
-        images: Vec::new(),
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
-    };
+    let options = options(source(&file));
     let context = &world.fixture.context;
     let plan = patch::plan(context, &options, &Silent).unwrap();
     let error = patch::apply(context, plan, &Silent)

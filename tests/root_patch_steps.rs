@@ -20,13 +20,13 @@ use family::fault;
 use family::guest::Guest;
 use family::{Fixture, Snapshot, settle_at, write};
 use foldfs::error::Result;
-use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source};
+use foldfs::ops::patch::{self, CreateOptions, Source};
 use foldfs::ops::request::{Call, Request};
 use foldfs::ops::{self, check, clone, collect, working};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::Share;
 use foldfs::sys::durable::{self, Step};
-use patch_model::{assert_equal, merge, source};
+use patch_model::{assert_equal, merge, options, source};
 use rustix::io::Errno;
 
 const IMAGES: [&str; 3] = ["f", "one", "two"];
@@ -85,14 +85,7 @@ fn fixture() -> (Fixture, PathBuf) {
 }
 
 fn apply(fixture: &Fixture, source: &Source) -> Result<()> {
-    let options = ApplyOptions {
-        source: source.clone(),
-        family: Some("f".into()),
-        images: Vec::new(),
-        on_conflict: OnConflict::Keep,
-        who: "somebody".into(),
-        why: "a test".into(),
-    };
+    let options = options(source.clone());
     let plan = patch::plan(&fixture.context, &options, &Silent)?;
     patch::apply(&fixture.context, plan, &Silent).map(|_| ())
 }

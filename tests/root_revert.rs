@@ -19,7 +19,7 @@ use foldfs::ops::report::{ApplyReport, ChangeReport};
 use foldfs::ops::{collect, fold, remove};
 use foldfs::progress::Silent;
 use patch_model::world::{IMAGES, World, all, conflicts, op, run, steps};
-use patch_model::{assert_equal, source};
+use patch_model::{assert_equal, options, source};
 use proptest::prelude::*;
 
 fn revert(world: &World, change: i64) -> ApplyReport {
@@ -41,12 +41,9 @@ fn changes(world: &World) -> Vec<ChangeReport> {
 /// Why a change cannot be made.
 fn refused(world: &World, source: Source, family: Option<&str>, images: &[&str]) -> String {
     let options = ApplyOptions {
-        source,
         family: family.map(String::from),
         images: images.iter().map(|&image| image.into()).collect(),
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
+        ..options(source)
     };
     let error = patch::plan(&world.fixture.context, &options, &Silent).err();
     error.unwrap().to_string()
@@ -205,12 +202,9 @@ fn a_canary_gets_it_first() {
     let before = all(&world.fixture);
     let context = &world.fixture.context;
     let options = ApplyOptions {
-        source: source(&file),
         family: None,
         images: vec!["two".into()],
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
+        ..options(source(&file))
     };
     let plan = patch::plan(context, &options, &Silent).unwrap();
     let report = patch::apply(context, plan, &Silent).unwrap();
@@ -282,12 +276,9 @@ fn what_a_change_could_not_bring_is_not_needed_to_take_it_back() {
         .write("etc/os-release", b"its own")
         .unwrap();
     let options = ApplyOptions {
-        source: source(&file),
         family: None,
         images: vec!["two".into()],
-        on_conflict: OnConflict::Keep,
-        who: String::new(),
-        why: String::new(),
+        ..options(source(&file))
     };
     let context = &world.fixture.context;
     let plan = patch::plan(context, &options, &Silent).unwrap();

@@ -29,6 +29,7 @@ const HELPERS: &[&str] = &[
     "reserve_image_id(",
     "store.sync()",
     "store().sync()",
+    "self.sync()?",
     "commit_generation(",
     " set(self.images(), ",
     "generation::set(",
@@ -95,10 +96,15 @@ fn in_file(name: &str, text: &str, found: &mut Vec<(Site, String)>) {
     // The indentation of the helper that the line is in.
     let mut helper = None;
     let mut begins = false;
-    for (number, line) in text.lines().enumerate() {
+    let lines: Vec<&str> = text.lines().collect();
+    for (number, &line) in lines.iter().enumerate() {
         let code = line.trim_start();
         let indentation = line.len() - code.len();
-        if code.starts_with("#[cfg(test)]") && indentation == 0 {
+        // A module of tests that stands in a file of its own ends nothing.
+        let is_inline = lines
+            .get(number + 1)
+            .is_some_and(|next| next.ends_with('{'));
+        if code.starts_with("#[cfg(test)]") && indentation == 0 && is_inline {
             break;
         }
         if code.starts_with("#[track_caller]") {

@@ -13,7 +13,7 @@ pub mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use foldfs::ops::patch::Source;
+use foldfs::ops::patch::{ApplyOptions, OnConflict, Source};
 
 use crate::family::{Seen, Snapshot};
 
@@ -58,6 +58,18 @@ pub fn source(file: &Path) -> Source {
     Source::Patch {
         file: file.to_owned().into(),
         keys: Vec::new(),
+    }
+}
+
+/// What makes a change of the whole family "f".
+pub fn options(source: Source) -> ApplyOptions {
+    ApplyOptions {
+        source,
+        family: Some("f".into()),
+        images: Vec::new(),
+        on_conflict: OnConflict::Keep,
+        who: "somebody".into(),
+        why: "a test".into(),
     }
 }
 

@@ -20,7 +20,7 @@ use proptest::prelude::*;
 
 use crate::family::guest::Guest;
 use crate::family::{Fixture, Snapshot, settle_at, symlink, write};
-use crate::patch_model::source;
+use crate::patch_model::{options, source};
 
 /// Images that a change is applied to; the first is the base.
 pub const IMAGES: [&str; 3] = ["f", "one", "two"];
@@ -218,12 +218,8 @@ impl World {
     pub fn change(&self, source: Source, on_conflict: OnConflict) -> ApplyReport {
         let context = &self.fixture.context;
         let options = ApplyOptions {
-            source,
-            family: Some("f".into()),
-            images: Vec::new(),
             on_conflict,
-            who: "somebody".into(),
-            why: "a test".into(),
+            ..options(source)
         };
         let plan = patch::plan(context, &options, &Silent).unwrap();
         patch::apply(context, plan, &Silent).unwrap()
