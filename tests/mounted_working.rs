@@ -357,6 +357,25 @@ fn an_upgrade_runs_in_a_clone_and_reaches_every_image() {
     assert!(!running.wait().unwrap().success());
     assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"new\n");
 
+    // Who is told to end ends with all that it has begun.
+    let mut running = store.command(&[
+        "upgrade",
+        "f",
+        "--",
+        "sh",
+        "-c",
+        "echo half >/etc/conf; while :; do :; done",
+    ]);
+    let mut running = running.stdout(Stdio::null()).spawn().unwrap();
+    while !roles(&world).iter().any(|(name, _)| name == "f.work") {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(1));
+    assert_eq!(roles(&world).len(), 3);
+    assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"new\n");
+
     // Looked at first.
     let kept = upgrade(&world, &["--keep"], "echo newer >/etc/conf");
     tells(&kept.exits(0), &["f.work"]);

@@ -6,7 +6,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -136,9 +137,9 @@ impl Upgrade {
             return session.show(&report, true);
         }
         let alone = Alone::take(session, &family)?;
-        let _signals = Ignored::signals()?;
+        let signals = Caught::signals()?;
         let tree = made(session, &family, true)?;
-        let ended = in_tree(session, &tree.image, &command);
+        let ended = in_tree(session, &tree.image, &command, &signals);
         let stays = || {
             format!(
                 "the tree stays: see to it that it is not mounted, then foldfs upgrade {family} --finish, or \
@@ -227,24 +228,34 @@ impl Alone {
     }
 }
 
-/// Signals that don't end this process: who sends them from a terminal sends them to the command, too.
-struct Ignored(Vec<signal_hook::SigId>);
+/// Signals that don't end this process while there is something to be cleared away. Those of a terminal are
+/// sent to the command, too; the others end it.
+struct Caught {
+    ids: Vec<signal_hook::SigId>,
+    is_to_end: Arc<AtomicBool>,
+}
 
-impl Ignored {
+impl Caught {
     fn signals() -> Result<Self> {
-        let mut ignored = Self(Vec::new());
+        let mut caught = Self {
+            ids: Vec::new(),
+            is_to_end: Arc::default(),
+        };
         for signal in [SIGINT, SIGQUIT, SIGTERM, SIGHUP] {
-            let seen = Arc::new(AtomicBool::new(false));
-            let id = signal_hook::flag::register(signal, seen).about("signals")?;
-            ignored.0.push(id);
+            let flag = match signal {
+                SIGTERM | SIGHUP => caught.is_to_end.clone(),
+                _ => Arc::default(),
+            };
+            let id = signal_hook::flag::register(signal, flag).about("signals")?;
+            caught.ids.push(id);
         }
-        Ok(ignored)
+        Ok(caught)
     }
 }
 
-impl Drop for Ignored {
+impl Drop for Caught {
     fn drop(&mut self) {
-        for id in self.0.drain(..) {
+        for id in self.ids.drain(..) {
             signal_hook::low_level::unregister(id);
         }
     }
@@ -296,6 +307,7 @@ fn in_tree(
     session: &Session,
     image: &str,
     command: &[OsString],
+    signals: &Caught,
 ) -> Result<(ExitStatus, Result<()>)> {
     let place = Place::new()?;
     let request = Request::Mount {
@@ -315,13 +327,16 @@ fn in_tree(
         let client = background::connect_or_start(session)?;
         client.perform(&call, &*session.progress())
     })?;
-    let ended = run(&place.tree(), command, session.json);
+    let ended = run(&place.tree(), command, session.json, signals);
     let unmounted = mounts::unmount(session, &place.tree(), false).map(drop);
     Ok((ended?, unmounted))
 }
 
+/// How often it is looked whether the command has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Waits for the command. `aside`: standard output is the report's alone.
-fn run(place: &Path, command: &[OsString], aside: bool) -> Result<ExitStatus> {
+fn run(place: &Path, command: &[OsString], aside: bool, signals: &Caught) -> Result<ExitStatus> {
     let own = std::env::current_exe().about("/proc/self/exe")?;
     let mut namespaces = Command::new("unshare");
     namespaces
@@ -342,7 +357,17 @@ fn run(place: &Path, command: &[OsString], aside: bool) -> Result<ExitStatus> {
         namespaces.stdout(std::io::stderr());
     }
     let missing = |error: Error| error.remedy("install util-linux");
-    namespaces.status().about("unshare").map_err(missing)
+    let mut running = namespaces.spawn().about("unshare").map_err(missing)?;
+    loop {
+        if let Some(status) = running.try_wait().about("unshare")? {
+            return Ok(status);
+        }
+        if signals.is_to_end.swap(false, Ordering::SeqCst) {
+            // All of the namespace ends with it.
+            running.kill().about("unshare")?;
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// A working tree was made, or would be.
