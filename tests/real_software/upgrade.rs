@@ -85,15 +85,8 @@ fn an_upgrade_of_the_base_reaches_images_that_run_it() {
             _ => assert!(kept.is_empty(), "{image}"),
         }
         assert!(image["changed"].as_u64().unwrap() > 100, "{image}");
-        let runs = image["processes"].as_array().unwrap();
-        let old: Vec<_> = runs
-            .iter()
-            .filter_map(|process| process["path"].as_str())
-            .collect();
-        match image["image"].as_str().unwrap() {
-            "db" => assert!(old.contains(&"/usr/bin/bash"), "{runs:?}"),
-            _ => assert!(old.is_empty(), "{runs:?}"),
-        }
+        // The new packages have the very programs of the old ones.
+        assert_eq!(image["processes"].as_array().unwrap().len(), 0, "{image}");
     }
     let new = says(&db.path, VERIFY);
     assert!(
