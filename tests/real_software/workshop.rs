@@ -15,7 +15,7 @@ use crate::common::{self, assert_same_text, installed};
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Between two folds of an image that works; with FOLDFS_TEST_SUITES=full (`make soak`) a tenth of it.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Namespaces of its own: what is mounted for the chroot goes with it, and so does every process,
 /// also when it is killed. There is no network in it.
