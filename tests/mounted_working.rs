@@ -20,7 +20,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -238,6 +238,19 @@ fn upgrade(world: &World, more: &[&str], script: &str) -> Ran {
     world.store.run(&arguments)
 }
 
+/// An upgrade that has its working tree by now.
+fn begun(world: &World, script: &str) -> Child {
+    let mut command = world
+        .store
+        .command(&["upgrade", "f", "--", "sh", "-c", script]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let running = command.spawn().unwrap();
+    while !roles(world).iter().any(|(name, _)| name == "f.work") {
+        thread::sleep(Duration::from_millis(20));
+    }
+    running
+}
+
 /// Directories that an upgrade has not removed.
 fn left() -> Vec<PathBuf> {
     let entries = fs::read_dir(std::env::temp_dir()).unwrap();
@@ -331,22 +344,7 @@ fn an_upgrade_runs_in_a_clone_and_reaches_every_image() {
         .says(&["other", "it is not of family f"]);
 
     // While one runs nobody commits its half.
-    let mut running = store.command(&[
-        "upgrade",
-        "f",
-        "--",
-        "sh",
-        "-c",
-        "echo half >/etc/conf; read line",
-    ]);
-    let mut running = running
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !roles(&world).iter().any(|(name, _)| name == "f.work") {
-        thread::sleep(Duration::from_millis(20));
-    }
+    let mut running = begun(&world, "echo half >/etc/conf; read line");
     store
         .run(&["commit", "f"])
         .exits(4)
@@ -358,18 +356,7 @@ fn an_upgrade_runs_in_a_clone_and_reaches_every_image() {
     assert_eq!(fs::read(one.join("etc/conf")).unwrap(), b"new\n");
 
     // Who is told to end ends with all that it has begun.
-    let mut running = store.command(&[
-        "upgrade",
-        "f",
-        "--",
-        "sh",
-        "-c",
-        "echo half >/etc/conf; while :; do :; done",
-    ]);
-    let mut running = running.stdout(Stdio::null()).spawn().unwrap();
-    while !roles(&world).iter().any(|(name, _)| name == "f.work") {
-        thread::sleep(Duration::from_millis(20));
-    }
+    let mut running = begun(&world, "echo half >/etc/conf; while :; do :; done");
     let pid = rustix::process::Pid::from_child(&running);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(running.wait().unwrap().code(), Some(1));

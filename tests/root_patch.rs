@@ -25,23 +25,14 @@ use foldfs::ops::{check, collect, hold, repair};
 use foldfs::progress::Silent;
 use foldfs::store::layout;
 use patch_model::world::{IMAGES, World, all, conflicts, op, run, steps};
-use patch_model::{merge, options, source};
+use patch_model::{merge, options, random, source};
 use proptest::prelude::*;
 use rustix::io::Errno;
 
 #[test]
 fn each_image_shows_what_a_three_way_merge_says() {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok());
-    let config = ProptestConfig {
-        cases: cases.unwrap_or(40),
-        max_shrink_iters: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
     let change = proptest::collection::vec(op(), 1..12);
-    proptest!(config, |(before in steps(), change in change, after in steps())| {
+    proptest!(random(40), |(before in steps(), change in change, after in steps())| {
         let world = World::new();
         world.run(&before);
         world.clone("f", "old");

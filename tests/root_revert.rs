@@ -19,7 +19,7 @@ use foldfs::ops::report::{ApplyReport, ChangeReport};
 use foldfs::ops::{collect, fold, remove};
 use foldfs::progress::Silent;
 use patch_model::world::{IMAGES, World, all, conflicts, op, run, steps};
-use patch_model::{assert_equal, options, source};
+use patch_model::{assert_equal, options, random, source};
 use proptest::prelude::*;
 
 fn revert(world: &World, change: i64) -> ApplyReport {
@@ -51,17 +51,8 @@ fn refused(world: &World, source: Source, family: Option<&str>, images: &[&str])
 
 #[test]
 fn a_change_taken_back_leaves_nothing() {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok());
-    let config = ProptestConfig {
-        cases: cases.unwrap_or(30),
-        max_shrink_iters: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
     let change = proptest::collection::vec(op(), 1..12);
-    proptest!(config, |(before in steps(), change in change, after in steps(), folds in any::<bool>())| {
+    proptest!(random(30), |(before in steps(), change in change, after in steps(), folds in any::<bool>())| {
         let world = World::new();
         world.run(&before);
         world.clone("f", "old");

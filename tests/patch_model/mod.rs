@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use foldfs::ops::patch::{ApplyOptions, OnConflict, Source};
+use proptest::prelude::ProptestConfig;
 
 use crate::family::{Seen, Snapshot};
 
@@ -70,6 +71,17 @@ pub fn options(source: Source) -> ApplyOptions {
         on_conflict: OnConflict::Keep,
         who: "somebody".into(),
         why: "a test".into(),
+    }
+}
+
+/// How many random cases are tried: PROPTEST_CASES, else so many.
+pub fn random(cases: u32) -> ProptestConfig {
+    let given = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig {
+        cases: given.and_then(|n| n.parse().ok()).unwrap_or(cases),
+        max_shrink_iters: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
     }
 }
 

@@ -96,7 +96,7 @@ impl ApplyPlan {
 
     /// Who goes on with what was replaced, and in which image.
     fn running(&self, context: &Context) -> Vec<(String, RunningProcess)> {
-        let mut replaced = Replaced::default();
+        let mut replaced = Replaced::new();
         for (target, look) in self.targets.iter().zip(&self.looks) {
             let mounts = context.mounted_on(target.image.id);
             let files = look.steps.replaced(&self.origin.table, &look.observed);

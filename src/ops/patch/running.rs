@@ -18,11 +18,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A device as /proc shows it: major and minor number.
 type Device = (u32, u32);
 
-/// Files that have lost their names, by the mount and st_ino.
-#[derive(Default)]
-pub(super) struct Replaced(HashMap<(Device, u64), (ImageId, PathBytes)>);
+/// Files that have lost their names.
+pub(super) struct Replaced {
+    /// By the device of the mount and st_ino.
+    files: HashMap<(Device, u64), (ImageId, PathBytes)>,
+    /// What is mounted where, as /proc/self/mountinfo tells it.
+    mounts: Vec<u8>,
+}
 
 impl Replaced {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self {
+            files: HashMap::new(),
+            mounts: fs::read("/proc/self/mountinfo").unwrap_or_default(),
+        }
+    }
+
     /// Adds files of an image, by st_ino, with the paths that they had. Where it is not mounted nobody runs
     /// them.
     pub(super) fn add(
@@ -30,14 +42,15 @@ impl Replaced {
         (image, mounts): (ImageId, &[PathBytes]),
         files: impl Iterator<Item = (u64, PathBytes)>,
     ) {
-        let files: Vec<_> = files.collect();
-        let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        for mount in mounts {
-            let Some(device) = device_of(&table, mount.as_bytes()) else {
-                continue;
-            };
-            for (number, path) in &files {
-                self.0.insert((device, *number), (image, path.clone()));
+        let devices = mounts.iter();
+        let devices = devices.filter_map(|mount| device_of(&self.mounts, mount.as_bytes()));
+        let devices: Vec<Device> = devices.collect();
+        if devices.is_empty() {
+            return;
+        }
+        for (number, path) in files {
+            for device in &devices {
+                self.files.insert((*device, number), (image, path.clone()));
             }
         }
     }
@@ -45,7 +58,7 @@ impl Replaced {
     /// Who has one mapped, as far as that can be told in time: to read what a process has mapped may wait for
     /// that process.
     pub(super) fn processes(self) -> Vec<(ImageId, RunningProcess)> {
-        if self.0.is_empty() {
+        if self.files.is_empty() {
             return Vec::new();
         }
         let (told, answer) = mpsc::channel();
@@ -83,7 +96,7 @@ impl Replaced {
             };
             let mut mapped: Vec<_> = maps
                 .split(|&byte| byte == b'\n')
-                .filter_map(|line| self.0.get(&file_of(line)?))
+                .filter_map(|line| self.files.get(&file_of(line)?))
                 .collect();
             mapped.sort();
             mapped.dedup();
