@@ -1,8 +1,10 @@
 //! An image's view as a tree to compare.
 
-use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use super::view_source::ImageSource;
 use crate::error::{Context, Error, Result};
@@ -23,14 +25,51 @@ use crate::sys::xattr;
 /// How often a file is opened that is replaced while it is opened.
 const ATTEMPTS: usize = 8;
 
+/// A directory on the way.
+struct Level {
+    /// Its private part is open for reading.
+    directory: OpenDirectory,
+    /// What has been listed of it and can be entered.
+    subdirectories: HashMap<Box<[u8]>, Way>,
+    /// Length of the path of the directory above.
+    path_length: usize,
+}
+
+/// How a directory is entered.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Nothing private is there.
+    Shared(Number),
+    /// By its name in the private directory.
+    Private,
+}
+
+impl Way {
+    fn to(item: &Item) -> Option<Self> {
+        match (item, item.directory()?) {
+            (Item::Shared { .. }, shared) => shared.map(Self::Shared),
+            (Item::Private { .. }, _) => Some(Self::Private),
+        }
+    }
+}
+
+/// Opens a private directory for [`layer::names_from`].
+fn open_private(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    layer::open_directory(parent, name, OFlags::RDONLY | OFlags::NOATIME)
+}
+
+/// The mark of a directory or file that is open for reading.
+fn mark_of(file: BorrowedFd<'_>) -> rustix::io::Result<Option<Mark>> {
+    let bytes = xattr::get_descriptor(file, mark::NAME.as_bytes())?;
+    Ok(bytes.and_then(|bytes| Mark::decode(&bytes).ok()))
+}
+
 /// A view, standing in one of its directories. Holds one descriptor for each private level of the
 /// depth.
 pub struct ComparedView<'a> {
     view: &'a View,
     objects: &'a Objects,
-    directories: Vec<OpenDirectory>,
-    /// Length of the path of each directory but the root.
-    lengths: Vec<usize>,
+    levels: Vec<Level>,
     /// Of the directory it stands in.
     path: Vec<u8>,
     /// Shared names that are not what the shared layer has there.
@@ -48,18 +87,34 @@ impl<'a> ComparedView<'a> {
         let indexed = indexed.into_iter().map(|number| view.shared_of(number));
         shown_otherwise.add(&view.shared, indexed)?;
         shown_otherwise.add(&view.shared, view.with_own_mtime())?;
+        Self::standing(view, objects, shown_otherwise)
+    }
+
+    fn standing(
+        view: &'a View,
+        objects: &'a Objects,
+        shown_otherwise: SharedNames,
+    ) -> Result<Self> {
+        let about = || format!("images/{}/private", view.layer.image());
+        let root = OpenDirectory {
+            private: Some(open_private(view.layer.private(), b".").about(about())?),
+            shared: Some(view.root),
+        };
         Ok(Self {
             view,
             objects,
-            directories: vec![OpenDirectory::root(view)?],
-            lengths: Vec::new(),
+            levels: vec![Level {
+                directory: root,
+                subdirectories: HashMap::new(),
+                path_length: 0,
+            }],
             path: Vec::new(),
             shown_otherwise,
         })
     }
 
     fn here(&self) -> Result<&OpenDirectory> {
-        let here = self.directories.last();
+        let here = self.levels.last().map(|level| &level.directory);
         here.ok_or_else(|| Error::failed("comparison", "it left the root"))
     }
 
@@ -114,8 +169,7 @@ impl<'a> ComparedView<'a> {
 /// Whether an open private file is a stub by now, whose bytes are not its content. One without a
 /// mark has become an object meanwhile.
 fn is_stub(file: &OwnedFd) -> rustix::io::Result<bool> {
-    let bytes = xattr::get_descriptor(file.as_fd(), mark::NAME.as_bytes())?;
-    let mark = bytes.and_then(|bytes| Mark::decode(&bytes).ok());
+    let mark = mark_of(file.as_fd())?;
     Ok(mark.is_some_and(|mark| matches!(mark.role, Role::Stub { .. })))
 }
 
@@ -126,41 +180,79 @@ impl Tree for ComparedView<'_> {
 
     fn list(&mut self, only: Option<&Names>) -> Result<Vec<NamedSide>> {
         let parts = self.here()?.parts();
-        let items = match only {
-            None => list::list(self.view, parts)?,
+        let mut sides = Vec::new();
+        let mut subdirectories = HashMap::new();
+        let mut take = |name: &[u8], item: &Item| -> Result<()> {
+            if let Some(way) = Way::to(item) {
+                subdirectories.insert(name.into(), way);
+            }
+            sides.push((name.into(), self.side(name, item)?));
+            Ok(())
+        };
+        match only {
+            None => {
+                for (name, item) in list::list(self.view, parts)? {
+                    take(&name, &item)?;
+                }
+            }
             Some(names) => {
-                let mut items = Vec::new();
                 for name in names {
                     if let Some(item) = lookup::lookup(self.view, parts, name)? {
-                        items.push((name.clone(), item));
+                        take(name, &item)?;
                     }
                 }
-                items
             }
-        };
-        let sides = items.into_iter().map(|(name, item)| {
-            let side = self.side(&name, &item)?;
-            Ok((name, side))
-        });
-        sides.collect()
+        }
+        if let Some(level) = self.levels.last_mut() {
+            level.subdirectories = subdirectories;
+        }
+        Ok(sides)
     }
 
     fn enter(&mut self, name: &[u8]) -> Result<()> {
-        let item = self.find(name)?;
-        let below = self.here()?.descend(self.view, name, &item)?;
-        let below = below.ok_or_else(|| {
+        let listed = self.levels.last_mut();
+        let listed = listed.and_then(|level| level.subdirectories.remove(name));
+        let replaced = || {
             Error::failed(self.shown_path(name), "it was replaced while it was read")
                 .remedy("stop what writes to the image, or compare a clone")
-        })?;
-        self.directories.push(below);
-        self.lengths.push(self.path.len());
-        self.path = self.path_of(name);
+        };
+        let way = match listed {
+            Some(way) => way,
+            None => Way::to(&self.find(name)?).ok_or_else(replaced)?,
+        };
+        let directory = match (way, &self.here()?.private) {
+            (Way::Shared(number), _) => OpenDirectory {
+                private: None,
+                shared: Some(number),
+            },
+            (Way::Private, None) => return Err(replaced()),
+            (Way::Private, Some(parent)) => {
+                let opened = open_private(parent.as_fd(), name);
+                let opened = opened.about(self.shown_path(name))?;
+                // Another one may stand there by now.
+                let mark = mark_of(opened.as_fd()).about(self.shown_path(name))?;
+                let Some(Role::Directory(role)) = mark.map(|mark| mark.role) else {
+                    return Err(replaced());
+                };
+                OpenDirectory {
+                    private: Some(opened),
+                    shared: role.shared(),
+                }
+            }
+        };
+        let path = self.path_of(name);
+        self.levels.push(Level {
+            directory,
+            subdirectories: HashMap::new(),
+            path_length: self.path.len(),
+        });
+        self.path = path;
         Ok(())
     }
 
     fn leave(&mut self) -> Result<()> {
-        self.directories.pop();
-        self.path.truncate(self.lengths.pop().unwrap_or(0));
+        let left = self.levels.pop();
+        self.path.truncate(left.map_or(0, |left| left.path_length));
         Ok(())
     }
 
@@ -204,10 +296,15 @@ impl Tree for ComparedView<'_> {
         let known = self.shown_otherwise.in_directory(shared);
         let mut names: Names = known.cloned().unwrap_or_default();
         if let Some(private) = &here.private {
-            let own = layer::names_in(private.as_fd()).about(self.shown_path(b""))?;
-            names.extend(own.into_iter().map(Vec::into_boxed_slice));
+            names.extend(layer::names_from(private.as_fd()).about(self.shown_path(b""))?);
         }
         Ok(Some(Deviations { shared, names }))
+    }
+
+    fn another(&self) -> Result<Option<Box<dyn Tree + Send + '_>>> {
+        let shown_otherwise = self.shown_otherwise.clone();
+        let tree = Self::standing(self.view, self.objects, shown_otherwise)?;
+        Ok(Some(Box::new(tree)))
     }
 
     fn look_at(&mut self, inodes: &HashSet<Number>) -> Result<bool> {

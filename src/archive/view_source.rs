@@ -144,6 +144,22 @@ impl ImageSource<'_> {
         Ok(file)
     }
 
+    /// A shared directory that the visited private one shows: most stand where the shared layer has them,
+    /// and need no query.
+    fn shared_directory(
+        &self,
+        visit: &Visit<'_>,
+        number: Number,
+    ) -> Result<Option<Arc<SharedInode>>> {
+        if let Some(parent) = visit.parent.shared
+            && let Some(inode) = self.view.shared.directory(parent)?.find(visit.name)
+            && inode.number == number
+        {
+            return Ok(Some(inode.clone()));
+        }
+        Ok(self.view.shared.inode(number)?.map(Arc::new))
+    }
+
     /// Content and metadata of what is visited, and whether it may have several names.
     pub(super) fn describe(&self, visit: &Visit<'_>) -> Result<(Content, Metadata, bool)> {
         let (stat, mark) = match visit.item {
@@ -155,11 +171,10 @@ impl ImageSource<'_> {
         };
         let object = || PathBytes::from([b"/", visit.path].concat());
         if let Role::Directory(DirectoryRole::Transparent { shared }) = mark.role {
-            use crate::store::catalog::Reads;
-            let inode = self.view.shared.catalog().inode(shared)?;
             let missing = || Error::failed(object(), "the shared directory it shows is missing");
+            let inode = self.shared_directory(visit, shared)?;
             let inode = inode.ok_or_else(|| missing().remedy("run `foldfs check`"))?;
-            let inode = self.view.as_shown(&Arc::new(inode));
+            let inode = self.view.as_shown(&inode);
             return Ok((inode.content.clone(), inode.metadata.clone(), false));
         }
         let Some((directory, name)) = visit.host(self.view) else {

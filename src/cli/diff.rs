@@ -13,7 +13,7 @@ use crate::ops;
 use crate::ops::diff::Options;
 use crate::ops::report::{DiffEntry, DiffReport, DiffSide, Report};
 use crate::path_bytes::PathBytes;
-use crate::sys::process;
+use crate::sys::{memory, process};
 
 /// Show in what two images or directories differ
 ///
@@ -53,6 +53,7 @@ impl Diff {
             true => Some(session.open(false)?),
             false => None,
         };
+        memory::keep_what_is_freed();
         // One for each private level of the depth.
         process::raise_descriptor_limit().about("the limit of open files")?;
         let progress = session.progress();
@@ -117,10 +118,12 @@ fn kind(entry: &DiffEntry) -> String {
 }
 
 fn types(entry: &DiffEntry) -> String {
-    let of = |side: &Option<DiffSide>| side.as_ref().map(|side| side.file_type.clone());
-    match (of(&entry.old), of(&entry.new)) {
+    fn of(side: Option<&DiffSide>) -> Option<&str> {
+        side.map(|side| &*side.file_type)
+    }
+    match (of(entry.old.as_ref()), of(entry.new.as_ref())) {
         (Some(old), Some(new)) if old != new => format!("{old}>{new}"),
-        (old, new) => new.or(old).unwrap_or_default(),
+        (old, new) => new.or(old).unwrap_or_default().to_owned(),
     }
 }
 

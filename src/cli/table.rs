@@ -31,27 +31,27 @@ impl Table {
 
     /// The text, a line for each row, without trailing spaces.
     pub fn render(&self) -> String {
-        let cell = |row: &Vec<String>, at: usize| row.get(at).cloned().unwrap_or_default();
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|at| {
-                let widths = self.rows.iter().map(|row| cell(row, at).chars().count());
-                widths.max().unwrap_or(0)
-            })
-            .collect();
+        let mut widths = vec![0; self.columns.len()];
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
         let mut out = String::new();
         for row in &self.rows {
-            let mut line = String::new();
+            let begins = out.len();
             for (at, (&width, align)) in widths.iter().zip(&self.columns).enumerate() {
-                let cell = cell(row, at);
+                let cell = row.get(at).map_or("", String::as_str);
                 if at > 0 {
-                    line.push_str("  ");
+                    out.push_str("  ");
                 }
-                match align {
-                    Align::Left => line.push_str(&format!("{cell:<width$}")),
-                    Align::Right => line.push_str(&format!("{cell:>width$}")),
-                }
+                let blanks = width - cell.chars().count();
+                let before = if *align == Align::Right { blanks } else { 0 };
+                out.extend(std::iter::repeat_n(' ', before));
+                out.push_str(cell);
+                out.extend(std::iter::repeat_n(' ', blanks - before));
             }
-            out.push_str(line.trim_end());
+            out.truncate(begins + out[begins..].trim_end().len());
             out.push('\n');
         }
         out

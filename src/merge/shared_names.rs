@@ -9,7 +9,7 @@ use crate::store::number::Number;
 use crate::store::shared::SharedLayer;
 
 /// Names by shared directory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SharedNames(HashMap<Number, BTreeSet<Box<[u8]>>>);
 
 impl SharedNames {

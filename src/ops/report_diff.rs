@@ -1,8 +1,11 @@
 //! What `diff` tells.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::path_bytes::PathBytes;
+use crate::store::digest::Digest;
 
 /// In what two trees differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,12 +53,12 @@ pub struct DiffEntry {
     /// From the root.
     pub path: PathBytes,
     /// `added`, `removed`, `moved`, `altered`.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// Of a move: where it was.
     pub from: Option<PathBytes>,
     /// In what the versions of an altered path differ: `type`, `content`, `mode`, `owner`, `mtime`,
     /// `xattrs`, `links`.
-    pub aspects: Vec<String>,
+    pub aspects: Vec<Cow<'static, str>>,
     /// What the old tree has, of a move at `from`.
     pub old: Option<DiffSide>,
     /// What the new tree has.
@@ -68,11 +71,11 @@ pub struct DiffEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffSide {
     /// As find(1) names it: f, d, l, c, b, p, s.
-    pub file_type: String,
+    pub file_type: Cow<'static, str>,
     /// Bytes of a regular file, else 0.
     pub size: u64,
     /// SHA-256 of a regular file's content, where it is known.
-    pub digest: Option<String>,
+    pub digest: Option<Digest>,
     /// Of a symbolic link.
     pub target: Option<PathBytes>,
     /// st_rdev of a device, else 0.

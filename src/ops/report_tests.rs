@@ -7,6 +7,7 @@ use super::patch::Conflict;
 use super::report::*;
 use crate::path_bytes::PathBytes;
 use crate::store::catalog::Share;
+use crate::store::digest::Digest;
 
 const MANUAL: &str = include_str!("../../docs/commands.md");
 
@@ -53,9 +54,9 @@ fn lock() -> LockReport {
 
 fn side() -> DiffSide {
     DiffSide {
-        file_type: text(),
+        file_type: text().into(),
         size: 1,
-        digest: Some(text()),
+        digest: Some(Digest::of(b"x")),
         target: Some(path()),
         device: 1,
         mode: 1,
@@ -75,9 +76,9 @@ fn diff() -> DiffReport {
         counts_only: false,
         differences: vec![DiffEntry {
             path: path(),
-            kind: text(),
+            kind: text().into(),
             from: Some(path()),
-            aspects: vec![text()],
+            aspects: vec![text().into()],
             old: Some(side()),
             new: Some(side()),
             text: Some(text()),

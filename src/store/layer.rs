@@ -200,6 +200,23 @@ pub fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
     )?)
 }
 
+/// All names of a directory that was opened for reading, but "." and "..", in no order: through its own
+/// position, so for one thread at a time.
+pub fn names_from(directory: BorrowedFd<'_>) -> Result<Vec<Box<[u8]>>> {
+    fs::seek(directory, fs::SeekFrom::Start(0))?;
+    let mut names = Vec::new();
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 16 << 10];
+    let mut entries = fs::RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.into());
+        }
+    }
+    Ok(names)
+}
+
 /// All names of a directory that was opened to be listed, but "." and "..", in no order.
 pub fn names_of(listing: OwnedFd) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();

@@ -12,3 +12,15 @@ pub fn map_large_allocations() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
     }
 }
+
+/// What is freed is used again, and not given back to the kernel, which hands out each page anew at the price of
+/// a fault: for a command that is over soon. mallopt(3).
+pub fn keep_what_is_freed() {
+    // SAFETY: as above.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 20);
+        libc::mallopt(libc::M_TOP_PAD, 1 << 20);
+    }
+}

@@ -19,6 +19,7 @@ use super::process::entry_path;
 // The same on all architectures that Rust has; libc does not name them yet.
 const SETXATTRAT: libc::c_long = 463;
 const GETXATTRAT: libc::c_long = 464;
+const LISTXATTRAT: libc::c_long = 465;
 
 /// struct xattr_args of linux/xattr.h.
 #[repr(C)]
@@ -29,7 +30,7 @@ struct Arguments {
     flags: u32,
 }
 
-/// Either of the calls.
+/// The call that sets an xattr, or the one that gets it.
 ///
 /// # Safety
 /// `arguments.value` leads to as many bytes as `arguments.size` says, which GETXATTRAT may write to.
@@ -53,13 +54,15 @@ unsafe fn call_at(
             size_of::<Arguments>(),
         )
     };
-    match usize::try_from(length) {
-        Ok(length) => Ok(length),
-        Err(_) => {
-            let error = std::io::Error::last_os_error();
-            Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-        }
-    }
+    returned(length)
+}
+
+/// What a call gave: a length, or -1 and errno.
+fn returned(length: libc::c_long) -> Result<usize> {
+    usize::try_from(length).map_err(|_| {
+        let error = std::io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    })
 }
 
 /// Whether the kernel has these calls, and nothing keeps this process from them.
@@ -125,8 +128,26 @@ fn read(call: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Option<Vec<u8>>> {
 
 /// The names of all xattrs.
 pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let path = entry_path(directory, name);
-    names(|buffer| fs::llistxattr(&path[..], buffer))
+    if !has_calls_at() {
+        let path = entry_path(directory, name);
+        return names(|buffer| fs::llistxattr(&path[..], buffer));
+    }
+    name.into_with_c_str(|name| names(|buffer| list_at(directory, name, buffer)))
+}
+
+fn list_at(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the name ends with 0, and the kernel writes at most as many bytes as the buffer has.
+    let length = unsafe {
+        libc::syscall(
+            LISTXATTRAT,
+            directory.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    returned(length)
 }
 
 /// The names of an open descriptor's xattrs; not for descriptors opened with O_PATH.
@@ -226,13 +247,20 @@ mod tests {
             );
             assert_eq!(through_proc(name, "user.x"), Ok(value));
             assert_eq!(get(directory, name, b"user.y"), Ok(None));
+            let path = entry_path(directory, name);
+            let listed = names(|buffer| fs::llistxattr(&path[..], buffer)).unwrap();
+            assert!(listed.contains(&b"user.x".to_vec()), "{listed:?}");
+            assert_eq!(list(directory, name), Ok(listed));
         }
         let created = set(directory, b"file", b"user.x", b"", XattrFlags::CREATE);
         assert_eq!(created, Err(Errno::EXIST));
         assert_eq!(get(directory, b"missing", b"user.x"), Err(Errno::NOENT));
+        assert_eq!(list(directory, b"missing"), Err(Errno::NOENT));
         assert_eq!(get(directory, b"fi\0le", b"user.x"), Err(Errno::INVAL));
         // A symlink is not followed, and has no such xattrs.
         assert_eq!(get(directory, b"link", b"user.x"), Ok(None));
+        let of_link = list(directory, b"link").unwrap();
+        assert!(!of_link.contains(&b"user.x".to_vec()), "{of_link:?}");
         let refused = set(directory, b"link", b"user.x", b"", none);
         assert_eq!(refused, Err(Errno::PERM));
     }

@@ -5,6 +5,7 @@
 
 mod links;
 mod side;
+mod threads;
 mod walk;
 
 use std::collections::{BTreeSet, HashSet};
@@ -50,6 +51,11 @@ pub trait Tree {
 
     /// Opens the content of a regular file of this directory that is not empty.
     fn open(&mut self, name: &[u8]) -> Result<OwnedFd>;
+
+    /// The same tree once more, standing in its root, for another thread; `None` if that cannot be.
+    fn another(&self) -> Result<Option<Box<dyn Tree + Send + '_>>> {
+        Ok(None)
+    }
 
     /// `None` where no shared directory shows through. Two directories of one store that show the
     /// same shared one are equal in all names that neither of them has among its deviations, and

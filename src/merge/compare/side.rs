@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::store::metadata::{Content, Metadata, SharedInode};
-use crate::store::number::Number;
 
 /// What stands at a path of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +46,6 @@ impl Side {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.content() == &Content::Directory
-    }
-
-    /// The shared inode that it is, if it is one.
-    pub fn shared(&self) -> Option<Number> {
-        match &self.what {
-            What::Shared(inode) => Some(inode.number),
-            What::Own(_) => None,
-        }
     }
 
     fn is_same_inode(&self, other: &Side) -> bool {

@@ -1,12 +1,15 @@
 //! The walk through two trees at the same time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::iter::Peekable;
 use std::os::fd::AsFd;
 use std::vec::IntoIter;
 
+use parking_lot::Mutex;
+
 use super::links::Links;
 use super::side::{Aspects, Side};
+use super::threads;
 use super::{Difference, NamedSide, Names, Scope, Tree, Within, in_walk_order};
 use crate::error::{Context, Result};
 use crate::path_bytes::PathBytes;
@@ -19,54 +22,47 @@ use crate::store::content::same_content;
 /// # Errors
 /// Those of reading the trees.
 pub fn compare(old: &mut dyn Tree, new: &mut dyn Tree, scope: &Scope) -> Result<Vec<Difference>> {
-    let mut compared = HashMap::new();
+    let compared = Compared::default();
     loop {
-        let mut pass = Pass {
-            old: &mut *old,
-            new: &mut *new,
-            scope,
-            compared,
-            differences: Vec::new(),
-            links: Links::default(),
-            left_out: false,
+        let found = match threads::pass(old, new, scope, &compared)? {
+            Some(found) => found,
+            None => {
+                let mut pass = Pass::new(old, new, scope, &compared);
+                pass.run(usize::MAX)?;
+                pass.found
+            }
         };
-        pass.run()?;
-        if !pass.left_out {
-            return Ok(finish(pass.differences, pass.links));
-        }
         // Of a file with several names some may have been left out, unless one of the trees looked at
         // all of them already.
-        let shared = pass.links.shared();
-        if !pass.old.look_at(&shared)? || !pass.new.look_at(&shared)? {
-            return Ok(finish(pass.differences, pass.links));
+        let shared = match found.left_out {
+            true => found.links.shared_elsewhere(),
+            false => HashSet::new(),
+        };
+        if shared.is_empty() || !old.look_at(&shared)? || !new.look_at(&shared)? {
+            return Ok(finish(found.differences, found.links));
         }
-        compared = pass.compared;
     }
 }
 
 /// Adds where links differ.
 fn finish(mut differences: Vec<Difference>, links: Links) -> Vec<Difference> {
-    let known: HashMap<Vec<u8>, usize> = match links.shared().is_empty() && differences.is_empty() {
-        true => HashMap::new(),
-        false => (0..)
-            .zip(&differences)
-            .map(|(index, found)| (found.path.clone(), index))
-            .collect(),
-    };
-    for (path, old, new) in links.differing() {
-        match known.get(&path) {
-            Some(&index) => differences[index].aspects.links = true,
-            None => differences.push(Difference {
-                path,
-                old: Some(old),
-                new: Some(new),
-                aspects: Aspects {
-                    links: true,
-                    ..Aspects::default()
-                },
-            }),
+    let mut differing = links.differing();
+    for found in &mut differences {
+        if differing.remove(&found.path).is_some() {
+            found.aspects.links = true;
         }
     }
+    let aspects = Aspects {
+        links: true,
+        ..Aspects::default()
+    };
+    let only_links = differing.into_iter();
+    differences.extend(only_links.map(|(path, (old, new))| Difference {
+        path,
+        old: Some(old),
+        new: Some(new),
+        aspects,
+    }));
     differences.sort_by(|left, right| in_walk_order(&left.path, &right.path));
     differences
 }
@@ -78,16 +74,42 @@ struct Level {
     path_length: usize,
 }
 
-struct Pass<'a> {
-    old: &'a mut dyn Tree,
-    new: &'a mut dyn Tree,
-    scope: &'a Scope,
-    /// Whether contents are the same, by path: what has been read is not read in the next pass.
-    compared: HashMap<Vec<u8>, bool>,
+/// Whether contents are the same, by path: what has been read is not read in the next pass.
+pub(super) type Compared = Mutex<HashMap<Vec<u8>, bool>>;
+
+/// What a pass has found.
+#[derive(Default)]
+pub(super) struct Found {
     differences: Vec<Difference>,
     links: Links,
     /// Names were left out because the shared layer has them in both trees.
     left_out: bool,
+}
+
+impl Found {
+    /// Adds what was found elsewhere.
+    pub(super) fn add(&mut self, other: Self) {
+        self.differences.extend(other.differences);
+        self.links.add(other.links);
+        self.left_out |= other.left_out;
+    }
+}
+
+/// A directory that was not entered.
+pub(super) struct Deferred {
+    path: Vec<u8>,
+    in_old: bool,
+    in_new: bool,
+}
+
+/// A walk through both trees, or a part of one.
+pub(super) struct Pass<'a> {
+    old: &'a mut dyn Tree,
+    new: &'a mut dyn Tree,
+    scope: &'a Scope,
+    compared: &'a Compared,
+    /// So far.
+    pub(super) found: Found,
 }
 
 /// A name, and what it is in either tree.
@@ -116,12 +138,57 @@ fn next(level: &mut Level) -> Option<Pair> {
     Some(Pair { name, old, new })
 }
 
-impl Pass<'_> {
-    fn run(&mut self) -> Result<()> {
+impl<'a> Pass<'a> {
+    /// One through trees that stand in their roots.
+    pub(super) fn new(
+        old: &'a mut dyn Tree,
+        new: &'a mut dyn Tree,
+        scope: &'a Scope,
+        compared: &'a Compared,
+    ) -> Self {
+        Self {
+            old,
+            new,
+            scope,
+            compared,
+            found: Found::default(),
+        }
+    }
+
+    /// From the roots; the directories so many levels below them are left to others.
+    pub(super) fn run(&mut self, depth: usize) -> Result<Vec<Deferred>> {
         let (old, new) = (self.old.root()?, self.new.root()?);
         self.take(b"", b".", Some(old), Some(new))?;
-        let mut levels = vec![self.level(true, true, 0)?];
-        let mut path = Vec::new();
+        let root = self.level(true, true, 0)?;
+        self.walk(root, Vec::new(), depth)
+    }
+
+    /// What is in a directory that was left to others.
+    pub(super) fn below(&mut self, directory: &Deferred) -> Result<()> {
+        let Deferred {
+            path,
+            in_old,
+            in_new,
+        } = directory;
+        let names = || path.split(|&byte| byte == b'/');
+        for (tree, there) in [(&mut self.old, in_old), (&mut self.new, in_new)] {
+            for name in names().filter(|_| *there) {
+                tree.enter(name)?;
+            }
+        }
+        let level = self.level(*in_old, *in_new, path.len())?;
+        self.walk(level, path.clone(), usize::MAX)?;
+        for (tree, there) in [(&mut self.old, in_old), (&mut self.new, in_new)] {
+            for _ in names().filter(|_| *there) {
+                tree.leave()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, first: Level, mut path: Vec<u8>, depth: usize) -> Result<Vec<Deferred>> {
+        let mut deferred = Vec::new();
+        let mut levels = vec![first];
         while let Some(level) = levels.last_mut() {
             path.truncate(level.path_length);
             let Some(Pair { name, old, new }) = next(level) else {
@@ -146,17 +213,27 @@ impl Pass<'_> {
             let is_directory = |side: &Option<Side>| side.as_ref().is_some_and(Side::is_directory);
             let (in_old, in_new) = (is_directory(&old), is_directory(&new));
             self.take(&path, &name, old, new)?;
+            if !in_old && !in_new {
+                continue;
+            }
+            if levels.len() == depth {
+                let path = path.clone();
+                deferred.push(Deferred {
+                    path,
+                    in_old,
+                    in_new,
+                });
+                continue;
+            }
             if in_old {
                 self.old.enter(&name)?;
             }
             if in_new {
                 self.new.enter(&name)?;
             }
-            if in_old || in_new {
-                levels.push(self.level(in_old, in_new, path.len())?);
-            }
+            levels.push(self.level(in_old, in_new, path.len())?);
         }
-        Ok(())
+        Ok(deferred)
     }
 
     /// Lists the directory that the trees stand in.
@@ -167,7 +244,7 @@ impl Pass<'_> {
             && let (Some(old), Some(new)) = (self.old.deviations()?, self.new.deviations()?)
             && old.shared == new.shared
         {
-            self.left_out = true;
+            self.found.left_out = true;
             let mut names = old.names;
             names.extend(new.names);
             only = Some(names);
@@ -194,7 +271,7 @@ impl Pass<'_> {
         if self.scope.of(path) != Within::Inside {
             return Ok(());
         }
-        self.links.note(path, old.as_ref(), new.as_ref());
+        self.found.links.note(path, old.as_ref(), new.as_ref());
         let mut aspects = Aspects::default();
         if let (Some(old), Some(new)) = (&old, &new) {
             aspects = Aspects::of(old, new, || self.same_bytes(path, name))?;
@@ -202,7 +279,7 @@ impl Pass<'_> {
                 return Ok(());
             }
         }
-        self.differences.push(Difference {
+        self.found.differences.push(Difference {
             path: path.to_vec(),
             old,
             new,
@@ -212,13 +289,13 @@ impl Pass<'_> {
     }
 
     fn same_bytes(&mut self, path: &[u8], name: &[u8]) -> Result<bool> {
-        if let Some(&known) = self.compared.get(path) {
+        if let Some(&known) = self.compared.lock().get(path) {
             return Ok(known);
         }
         let (old, new) = (self.old.open(name)?, self.new.open(name)?);
         let same = same_content(old.as_fd(), new.as_fd());
         let same = same.about(PathBytes::from([b"/", path].concat()))?;
-        self.compared.insert(path.to_vec(), same);
+        self.compared.lock().insert(path.to_vec(), same);
         Ok(same)
     }
 }

@@ -130,6 +130,9 @@ pub fn diff(
 ) -> Result<DiffReport> {
     let store = context.map(|context| &*context.store);
     let _placement = store.map(Store::keep_placement).transpose()?;
+    let still = store
+        .map(|store| store.catalog().stand_still())
+        .transpose()?;
     let mut paths = Vec::new();
     for path in &options.paths {
         paths.push(super::path::names(path.as_bytes())?.join(&b'/'));
@@ -140,6 +143,7 @@ pub fn diff(
     );
     progress.message("comparing");
     let compared = read(&old, &new, store, &Scope::new(paths), options);
+    drop(still);
     or_removed(context, [&old, &new], compared)
 }
 

@@ -1,5 +1,7 @@
 //! Differences as they are reported.
 
+use std::borrow::Cow;
+
 use super::{Differences, Options};
 use crate::merge::compare::{Aspects, Side};
 use crate::ops::letter;
@@ -11,7 +13,7 @@ fn path(path: &[u8]) -> PathBytes {
     [b"/", path].concat().into()
 }
 
-fn aspects(aspects: Aspects) -> Vec<String> {
+fn aspects(aspects: Aspects) -> Vec<Cow<'static, str>> {
     let names = [
         (aspects.file_type, "type"),
         (aspects.content, "content"),
@@ -35,7 +37,7 @@ fn side(side: &Side) -> DiffSide {
             Content::Regular {
                 digest: Some(digest),
                 ..
-            } => Some(digest.to_string()),
+            } => Some(*digest),
             _ => None,
         },
         target: match content {
@@ -61,7 +63,9 @@ fn bytes(side: &Side) -> u64 {
 
 /// The report, without text.
 pub(in crate::ops) fn report(found: &Differences, options: &Options) -> DiffReport {
-    let mut entries = Vec::new();
+    let told = if options.stat { 0 } else { found.all.len() };
+    let mut entries = Vec::with_capacity(told);
+    let mut equal = true;
     let mut counts = DiffCounts::default();
     for (index, difference) in found.all.iter().enumerate() {
         let moved = found.moves.at(index);
@@ -101,6 +105,10 @@ pub(in crate::ops) fn report(found: &Differences, options: &Options) -> DiffRepo
             counts.old_bytes += old_bytes;
             counts.new_bytes += new_bytes;
         }
+        equal = false;
+        if options.stat {
+            continue;
+        }
         entries.push(DiffEntry {
             path: path(&difference.path),
             kind: kind.into(),
@@ -114,9 +122,9 @@ pub(in crate::ops) fn report(found: &Differences, options: &Options) -> DiffRepo
     DiffReport {
         old: options.old.clone().into(),
         new: options.new.clone().into(),
-        equal: entries.is_empty(),
+        equal,
         counts,
-        differences: if options.stat { Vec::new() } else { entries },
+        differences: entries,
         counts_only: options.stat,
     }
 }

@@ -50,6 +50,9 @@ pub fn create(
 ) -> Result<PatchReport> {
     let store = context.map(|context| &*context.store);
     let _placement = store.map(Store::keep_placement).transpose()?;
+    let still = store
+        .map(|store| store.catalog().stand_still())
+        .transpose()?;
     let (old, new) = (
         Operand::find(context, &options.old)?,
         Operand::find(context, &options.new)?,
@@ -64,6 +67,7 @@ pub fn create(
     let temporary = tempfile::NamedTempFile::new_in(directory).about(&about)?;
     let file = temporary.as_file().try_clone().about(&about)?;
     let written = write(&old, &new, store, options, file, progress);
+    drop(still);
     let (table, size) = or_removed(context, [&old, &new], written)?;
     let kept = temporary.persist(&options.file);
     kept.map_err(|error| error.error).about(&about)?;

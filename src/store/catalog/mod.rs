@@ -20,11 +20,12 @@ mod records;
 mod tests;
 mod transaction;
 
+use std::cell::RefCell;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use rusqlite::{Connection, OpenFlags};
 
 pub use changes::{Change, ChangeKind, ChangeReads, Untouched};
@@ -65,6 +66,8 @@ pub struct Catalog {
     /// Closed before the writer: the last connection to be closed empties the log, and a reader
     /// could not.
     readers: Mutex<Vec<Connection>>,
+    /// In a transaction: all reads go there ([`Catalog::stand_still`]).
+    still: ReentrantMutex<RefCell<Option<Connection>>>,
     writer: Option<Writer>,
 }
 
@@ -135,6 +138,7 @@ impl Catalog {
             mode,
             writer: writer.map(Writer::new),
             readers: Mutex::new(Vec::new()),
+            still: ReentrantMutex::default(),
         }
     }
 
@@ -180,17 +184,43 @@ impl Catalog {
     /// # Errors
     /// Where SQLite fails.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
+        Ok(Snapshot {
+            catalog: self,
+            reader: Some(self.begin()?),
+        })
+    }
+
+    /// A reader in a transaction.
+    fn begin(&self) -> Result<Connection> {
         let begin = || -> Result<Connection, Fault> {
             let reader = self.take_reader()?;
             // A deferred transaction sees the state at its first read.
             reader.execute_batch("BEGIN; SELECT 1 FROM counter")?;
             Ok(reader)
         };
-        let reader = begin().map_err(|fault| fault.about(self.path()))?;
-        Ok(Snapshot {
-            catalog: self,
-            reader: Some(reader),
-        })
+        begin().map_err(|fault| fault.about(self.path()))
+    }
+
+    /// Ends what [`Catalog::begin`] began.
+    fn end(&self, reader: Connection) {
+        match reader.execute_batch("COMMIT") {
+            Ok(()) => self.give_back(reader),
+            Err(error) => log::warn!("{}: ending a snapshot: {error}", self.path()),
+        }
+    }
+
+    /// Until the answer is dropped everybody who has this catalog reads it as it is now; a query costs a
+    /// fraction then. One that is open for writing goes on as before: its readers have to see what it
+    /// writes. The write-ahead log grows as long as it lasts.
+    ///
+    /// # Errors
+    /// Where SQLite fails.
+    pub fn stand_still(&self) -> Result<StandStill<'_>> {
+        if self.writer.is_none() {
+            let reader = self.begin()?;
+            self.still.lock().replace(Some(reader));
+        }
+        Ok(StandStill(self))
     }
 
     /// Copies the catalog, as of one commit, to a new file at `path`, without keeping anybody from
@@ -223,12 +253,27 @@ impl Drop for Catalog {
 impl Reads for Catalog {
     fn with<T>(&self, query: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T> {
         let run = || {
+            if let Some(reader) = &*self.still.lock().borrow() {
+                return query(reader);
+            }
             let reader = self.take_reader()?;
             let result = query(&reader);
             self.give_back(reader);
             result
         };
         run().map_err(|fault| fault.about(self.path()))
+    }
+}
+
+/// What [`Catalog::stand_still`] gives.
+pub struct StandStill<'a>(&'a Catalog);
+
+impl Drop for StandStill<'_> {
+    fn drop(&mut self) {
+        let reader = self.0.still.lock().take();
+        if let Some(reader) = reader {
+            self.0.end(reader);
+        }
     }
 }
 
@@ -252,10 +297,7 @@ impl Reads for Snapshot<'_> {
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            match reader.execute_batch("COMMIT") {
-                Ok(()) => self.catalog.give_back(reader),
-                Err(error) => log::warn!("{}: ending a snapshot: {error}", self.catalog.path()),
-            }
+            self.catalog.end(reader);
         }
     }
 }

@@ -26,6 +26,21 @@ fn reads_do_not_wait_for_a_transaction_and_snapshots_stand_still() {
 }
 
 #[test]
+fn a_reader_that_stands_still_reads_one_moment_and_who_writes_does_not() {
+    let fixture = Fixture::new();
+    let (writer, reader) = (fixture.open(), fixture.open_for_reading());
+    let families = |catalog: &Catalog| catalog.families().unwrap().len();
+    let still = (reader.stand_still().unwrap(), writer.stand_still().unwrap());
+    found(&writer);
+    assert_eq!((families(&reader), families(&writer)), (0, 1));
+    // A read inside of another one.
+    let nested = reader.with(|_| Ok(families(&reader)));
+    assert_eq!(nested.unwrap(), 0);
+    drop(still);
+    assert_eq!(families(&reader), 1);
+}
+
+#[test]
 fn damaged_rows_are_named() {
     let fixture = Fixture::new();
     let catalog = fixture.open();

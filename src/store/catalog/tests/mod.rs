@@ -28,6 +28,10 @@ impl Fixture {
         Catalog::open(&self.path(), CatalogMode::Write).unwrap()
     }
 
+    pub(super) fn open_for_reading(&self) -> Catalog {
+        Catalog::open(&self.path(), CatalogMode::Read).unwrap()
+    }
+
     /// SQLite without the catalog, to damage it.
     fn raw(&self) -> Connection {
         let connection = Connection::open(self.path()).unwrap();
