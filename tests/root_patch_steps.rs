@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use family::fault;
 use family::guest::Guest;
-use family::{Fixture, Snapshot, settle_at, write};
+use family::{Fixture, Snapshot, live, settle_at, write};
 use foldfs::error::Result;
+use foldfs::filesystem::open::OpenFlags;
 use foldfs::ops::patch::{self, CreateOptions, Source};
 use foldfs::ops::request::{Call, Request};
 use foldfs::ops::{self, check, clone, collect, working};
@@ -122,6 +123,12 @@ impl Whole {
     fn run(&self, at: usize, dies: bool) -> (bool, bool) {
         let fixture = self.fixture.copy_in_memory();
         let before = snapshots(&fixture);
+        // What is open leaves the shared layer with its last name.
+        let reader = fixture.filesystem("f");
+        let hosts = live::node(&reader, "etc/hosts");
+        let handle = reader.open(&hosts, OpenFlags::default()).unwrap();
+        let read = || live::read(&reader, handle);
+        let open = read();
         let step = Arc::new(AtomicUsize::new(0));
         let count = step.clone();
         durable::set_hook(Some(Arc::new(move |_, _| {
@@ -133,6 +140,9 @@ impl Whole {
         })));
         let outcome = apply(&fixture, &self.source);
         let reached = step.load(Ordering::Relaxed) > at;
+        assert_eq!(read(), open, "step {at}: what is open");
+        reader.release(handle);
+        drop((hosts, reader));
         let fixture = match dies {
             // What it would still do must fail, too.
             true => fixture.reopen_after(|| durable::set_hook(None)),

@@ -15,9 +15,9 @@ use crate::merge::shared_names::SharedNames;
 use crate::merge::view::View;
 use crate::merge::walk::Visit;
 use crate::path_bytes::PathBytes;
-use crate::store::layer;
-use crate::store::mark::{self, Mark, Role};
-use crate::store::metadata::Content;
+use crate::store::layer::{self, PrivateEntry};
+use crate::store::mark::{self, DirectoryRole, Mark, Role};
+use crate::store::metadata::{Content, Time};
 use crate::store::number::Number;
 use crate::store::objects::Objects;
 use crate::sys::xattr;
@@ -74,6 +74,19 @@ pub struct ComparedView<'a> {
     path: Vec<u8>,
     /// Shared names that are not what the shared layer has there.
     shown_otherwise: SharedNames,
+}
+
+/// What of the shared layer shows at a name of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The shared directory whose entry of that name shows, if it has one: nothing private is in its place.
+    pub entry_of: Option<Number>,
+    /// The shared directory that shows through the one that is there.
+    pub directory: Option<Number>,
+    /// The metadata of that directory is the shared one's, perhaps but for its mtime.
+    pub has_shared_metadata: bool,
+    /// And so is its mtime.
+    pub has_shared_mtime: bool,
 }
 
 impl<'a> ComparedView<'a> {
@@ -141,6 +154,57 @@ impl<'a> ComparedView<'a> {
         ImageSource {
             view: self.view,
             objects: self.objects,
+        }
+    }
+
+    /// What of the shared layer shows at a name of the directory that it stands in; `.` is that directory.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn standing_at(&self, name: &[u8]) -> Result<Standing> {
+        let parts = self.here()?.parts();
+        let private = match parts.private {
+            Some(private) => layer::read_entry(private, name).about(self.shown_path(name))?,
+            None => None,
+        };
+        let (Some(entry_of), None) = (parts.shared, &private) else {
+            let Some(PrivateEntry::Marked { mark, .. }) = private else {
+                return Ok(Standing::default());
+            };
+            let Role::Directory(role) = mark.role else {
+                return Ok(Standing::default());
+            };
+            let is_transparent = matches!(role, DirectoryRole::Transparent { .. });
+            return Ok(self.standing_of(role.shared(), is_transparent));
+        };
+        let directory = self.view.shared.directory(entry_of)?;
+        let Some(inode) = directory.find(name) else {
+            return Ok(Standing {
+                entry_of: Some(entry_of),
+                ..Standing::default()
+            });
+        };
+        if inode.content == Content::Directory {
+            return Ok(Standing {
+                entry_of: Some(entry_of),
+                ..self.standing_of(Some(inode.number), true)
+            });
+        }
+        let number = self.view.shown_as(inode.number, inode.ctime).number;
+        let is_indexed = self.view.is_indexed(number);
+        Ok(Standing {
+            entry_of: (!is_indexed).then_some(entry_of),
+            ..Standing::default()
+        })
+    }
+
+    fn standing_of(&self, directory: Option<Number>, has_shared_metadata: bool) -> Standing {
+        let own_mtime = |shared| self.view.shown_as(shared, Time::default()).mtime.is_some();
+        Standing {
+            entry_of: None,
+            directory,
+            has_shared_metadata,
+            has_shared_mtime: has_shared_metadata && !directory.is_some_and(own_mtime),
         }
     }
 

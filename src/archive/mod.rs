@@ -47,7 +47,7 @@ mod walk;
 pub use compared_directory::ComparedDirectory;
 pub use compared_layer::ComparedLayer;
 pub use compared_staged::ComparedStaged;
-pub use compared_view::ComparedView;
+pub use compared_view::{ComparedView, Standing};
 pub use directory::{import_directory, stage_directory};
 pub use export_directory::export_directory;
 pub use export_overlay::export_overlay;

@@ -66,6 +66,16 @@ impl Filesystem {
         })
     }
 
+    /// Makes the metadata of shared directory `directory` this image's own, wherever it shows it.
+    ///
+    /// # Errors
+    /// As [`Filesystem::cover`].
+    pub fn cover_metadata(&self, directory: Number) -> Outcome<()> {
+        let _change = self.change.read();
+        let _names = self.names.write();
+        self.at_shared(directory, |node| self.own_directory(node))
+    }
+
     /// Gives a private directory with metadata of its own another role; its times stay. With
     /// `names` held for writing.
     pub(super) fn change_role(&self, node: &Arc<Node>, role: DirectoryRole) -> Outcome<()> {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockWriteGuard;
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Filesystem;
-use super::failure::Outcome;
-use super::node::{Node, Place};
+use super::failure::{Failure, Outcome};
+use super::node::{Node, Place, Source};
 use super::resolve::check_name;
 use crate::merge::private_directories::PrivatePath;
 use crate::store::draft::{self, Draft};
+use crate::store::layer::Layer;
 use crate::store::mark::{DirectoryRole, Mark, Role};
-use crate::store::metadata::{Content, FileType, Metadata, Time};
+use crate::store::metadata::{Content, FileType, Metadata, SharedInode, Time};
 use crate::store::number::Number;
 use crate::sys::durable;
 
@@ -26,6 +28,8 @@ pub struct Alteration<'a> {
     is_begun: bool,
     /// What it took away or has looked at, which is let go of without the lock.
     done_with: Vec<Arc<Node>>,
+    /// What is about to leave the shared layer, and lies in `orphans/`, too.
+    parting: Vec<Arc<Node>>,
     names: Option<RwLockWriteGuard<'a, ()>>,
 }
 
@@ -36,6 +40,7 @@ impl Filesystem {
             filesystem: self,
             is_begun: false,
             done_with: Vec::new(),
+            parting: Vec::new(),
             names: Some(self.names.write()),
         }
     }
@@ -71,6 +76,55 @@ impl Alteration<'_> {
             .settling
             .in_part
             .store(false, Ordering::Release);
+    }
+
+    /// A non-directory is about to leave the shared layer, under the only name that it has there. Who has it
+    /// open keeps it, as a file of the image's own without a name. `goes`: the image shows that name, and
+    /// loses it; nothing of that shows before [`Alteration::parted`]. The answer is whether the image will do
+    /// without it.
+    ///
+    /// # Errors
+    /// Those of the host, ENOSPC for one.
+    pub fn part_with(&mut self, leaving: &SharedInode, goes: bool) -> Outcome<bool> {
+        let filesystem = self.filesystem;
+        let number = filesystem
+            .view
+            .shown_as(leaving.number, leaving.ctime)
+            .number;
+        let Some(node) = filesystem.table.get(number) else {
+            return Ok(true);
+        };
+        self.done_with.push(node.clone());
+        if node.source() != Source::Shared(leaving.number) {
+            return Ok(true);
+        }
+        if let Place::Unlinked = node.place() {
+            return filesystem.stub(&node).map(|()| true);
+        }
+        if !goes {
+            return Ok(false);
+        }
+        let draft = filesystem.draft_of(number, leaving)?;
+        let name = Layer::number_name(number);
+        draft.place(
+            filesystem.view.layer.orphans(),
+            &name,
+            RenameFlags::NOREPLACE,
+        )?;
+        self.parting.push(node);
+        Ok(true)
+    }
+
+    /// The shared layer has changed: what left it has no name any more.
+    pub fn parted(&mut self) {
+        for node in self.parting.drain(..) {
+            {
+                let mut state = node.state.lock();
+                state.source = Source::Private;
+                state.is_replaced = true;
+            }
+            self.filesystem.unlinked(&node);
+        }
     }
 
     /// All is altered.
@@ -219,6 +273,12 @@ impl Drop for Alteration<'_> {
                 .in_part
                 .store(true, Ordering::Release);
             self.finish();
+        }
+        for node in self.parting.drain(..) {
+            let name = Layer::number_name(node.number);
+            let orphans = self.filesystem.view.layer.orphans();
+            let removed = durable::unlink(orphans, &name);
+            self.filesystem.afterwards(removed.map_err(Failure::from));
         }
         self.names = None;
         for node in self.done_with.drain(..) {

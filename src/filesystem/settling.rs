@@ -5,7 +5,7 @@
 //! every answer holds for once only. A look-up then comes before the change, of which it sees nothing, or
 //! after it, and sees all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -55,6 +55,21 @@ impl Affected {
     }
 }
 
+/// Directories of which the kernel may know something.
+struct Known(HashSet<Number>);
+
+impl Known {
+    fn names<'a>(&self, affected: &'a Affected) -> impl Iterator<Item = &'a (Number, Box<[u8]>)> {
+        let names = affected.names.iter();
+        names.filter(|(directory, _)| self.0.contains(directory))
+    }
+
+    fn directories<'a>(&self, affected: &'a Affected) -> impl Iterator<Item = &'a Number> {
+        let directories = affected.directories.iter();
+        directories.filter(|directory| self.0.contains(directory))
+    }
+}
+
 /// While it lives the kernel keeps nothing that it is told.
 pub struct Unsettled<'a>(&'a Settling);
 
@@ -81,33 +96,45 @@ impl Filesystem {
         let unsettled = Unsettled(&self.settling);
         // What was answered before is with the kernel now, and can be forgotten.
         drop(self.settling.answers.write());
+        let known = self.known_of(affected);
         self.tell(|upcall| {
-            for (directory, name) in &affected.names {
+            for (directory, name) in known.names(affected) {
                 upcall.forget_entry(directory.get(), name);
             }
-            for directory in &affected.directories {
+            for directory in known.directories(affected) {
                 upcall.forget_attributes(directory.get());
             }
         });
         unsettled
     }
 
+    /// What of it is in the table: the kernel knows nothing of another directory, or in it, and keeps nothing of
+    /// an answer that is on its way while something is unsettled.
+    fn known_of(&self, affected: &Affected) -> Known {
+        let directories = affected.directories.iter().copied();
+        let directories = directories.chain(affected.names.iter().map(|(directory, _)| *directory));
+        Known(
+            directories
+                .filter(|&directory| self.table.has(directory))
+                .collect(),
+        )
+    }
+
     /// Tells the kernel that all of this has changed. No lock is held.
     pub fn tell_changed(&self, affected: &Affected) {
-        let files = affected.files.iter().map(|&number| {
-            let Some(node) = self.table.get(number) else {
-                return number.get();
-            };
+        let files = affected.files.iter().filter_map(|&number| {
+            let node = self.table.get(number)?;
             let nodeid = node.state.lock().identity().nodeid(number);
             self.done(node);
-            nodeid
+            Some(nodeid)
         });
         let files: Vec<u64> = files.collect();
+        let known = self.known_of(affected);
         self.tell(|upcall| {
-            for (directory, name) in &affected.names {
+            for (directory, name) in known.names(affected) {
                 upcall.forget_entry(directory.get(), name);
             }
-            for directory in &affected.directories {
+            for directory in known.directories(affected) {
                 upcall.forget_directory(directory.get());
             }
             files

@@ -33,6 +33,11 @@ impl Table {
         self.nodes.lock().by_number.get(&number).cloned()
     }
 
+    /// Whether there is a node of that number.
+    pub fn has(&self, number: Number) -> bool {
+        self.nodes.lock().by_number.contains_key(&number)
+    }
+
     /// The node of a number, made if it is not there. The answer keeps it in the table; who has got
     /// it either tells the kernel of it ([`Table::remember`]) or gives it back
     /// ([`Table::release`]).

@@ -229,7 +229,7 @@ impl Committing<'_> {
             if let (Directory::Shared(parent), Some(old)) = (change.directory, &change.old)
                 && change.new != Becomes::Same
             {
-                remove(transaction, parent, &change.name, old)?;
+                transaction.take_name(parent, &change.name, old)?;
             }
         }
         let new =
@@ -252,11 +252,7 @@ impl Committing<'_> {
                 Becomes::Same | Becomes::Nothing => continue,
             };
             let inode = self.inode(number, content, metadata);
-            transaction.insert_inode(self.work.family.id, &inode)?;
-            transaction.insert_entry(parent, &change.name, number)?;
-            if inode.content == Content::Directory {
-                transaction.adjust_links(parent, 1)?;
-            }
+            transaction.make_name(self.work.family.id, parent, &change.name, &inode)?;
             self.made.insert(position, inode);
         }
         Ok(())
@@ -440,26 +436,4 @@ impl Committing<'_> {
         };
         transaction.put_alias(id, &alias)
     }
-}
-
-/// Takes a name, and the inode with its last one, out of the shared layer.
-fn remove(
-    transaction: &Transaction<'_>,
-    parent: Number,
-    name: &[u8],
-    old: &SharedInode,
-) -> Result<()> {
-    transaction.delete_entry(parent, name)?;
-    let directory = old.content == Content::Directory;
-    if directory {
-        transaction.adjust_links(parent, -1)?;
-    } else {
-        transaction.adjust_links(old.number, -1)?;
-        let left = transaction.inode(old.number)?;
-        if left.is_some_and(|left| left.links > 0) {
-            return Ok(());
-        }
-    }
-    transaction.delete_aliases_to(old.number)?;
-    transaction.delete_inode(old.number)
 }

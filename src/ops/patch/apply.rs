@@ -3,20 +3,21 @@
 //!
 //! 1. Every image is looked at and decided ([`super::decide`]); nothing is changed yet.
 //! 2. Contents become objects, those that the change takes away from somebody, too: it can be taken back.
-//!    Its record, and what it means for each image, are written to `changes/`.
+//!    What the base follows is done in the shared layer ([`super::sharing`]); images that show it and don't
+//!    follow are covered. The change's record, and what is left for each image, are written to `changes/`.
 //! 3. Kernels that have an image mounted are told to ask about what will change ([`Filesystem::unsettle`]).
 //! 4. All images of the family are kept still, looked at and decided once more: a guest may have been at
 //!    work. Where that needs what is not prepared, all of it is done again.
-//! 5. One transaction adds the change to the catalog. Before it nothing has happened, after it
-//!    everything: what is still to be done in an image is done before anybody gets to look at it,
+//! 5. One transaction adds the change to the catalog, and changes the shared layer. Before it nothing has
+//!    happened, after it everything: what is still to be done in an image is done before anybody gets to look at it,
 //!    however often that is cut short ([`super::unfinished`]).
-//! 6. Placement runs over the family.
+//! 6. Placement runs over the family, if an image has got something private.
 //!
 //! [`Filesystem::unsettle`]: crate::filesystem::Filesystem::unsettle
 
 use serde::{Deserialize, Serialize};
 
-use super::make::make;
+use super::make::{Made, make};
 use super::running::Replaced;
 use super::source::{self, Origin, Source};
 use super::target::{Look, Target};
@@ -194,20 +195,22 @@ pub fn apply(
         if plan.is_refused() || plan.changes_nothing() {
             return Ok(plan.report(None));
         }
-        let Some(change) = make(context, &mut plan, progress)? else {
+        let Some(Made { change, is_placed }) = make(context, &mut plan, progress)? else {
             context.store.drop_uncommitted()?;
             continue;
         };
         // The views are what they should be; where their bytes lie is another matter.
-        if let Err(error) = crate::ops::place::run(context, plan.family.id, false, progress) {
+        if !is_placed
+            && let Err(error) = crate::ops::place::run(context, plan.family.id, false, progress)
+        {
             let error = crate::ops::damaged::named(context, error);
             log::warn!("change {change} is made, but placement: {error}");
         }
+        let processes = plan.running(context);
         // A look-up whose answer was on its way before all this may have reached the kernel after it.
         for (target, look) in plan.targets.iter().zip(&plan.looks) {
             target.filesystem.tell_changed(&look.affected);
         }
-        let processes = plan.running(context);
         let mut report = plan.report(Some(change));
         for (image, process) in processes {
             let found = report.images.iter_mut().find(|it| it.image == image);

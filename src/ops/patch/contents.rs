@@ -25,19 +25,18 @@ pub(super) fn needed<'a>(
     looks: impl Iterator<Item = &'a Look>,
 ) -> Result<BTreeSet<(usize, ContentId)>> {
     let entries = &origin.table.entries;
+    let followed: BTreeSet<usize> = looks.flat_map(|look| look.steps.follow()).collect();
     let mut needed = BTreeSet::new();
-    for look in looks {
-        for index in look.steps.follow() {
-            let PatchEntry { old, new, .. } = &entries[index];
-            for version in [old, new].into_iter().flatten() {
-                let Some(id) = version.content_id() else {
-                    continue;
-                };
-                match store.objects().size(&id.digest)? {
-                    None => drop(needed.insert(id)),
-                    Some(size) if size == id.size => {}
-                    Some(size) => return Err(other_size(&id, size)),
-                }
+    for index in followed {
+        let PatchEntry { old, new, .. } = &entries[index];
+        for version in [old, new].into_iter().flatten() {
+            let Some(id) = version.content_id() else {
+                continue;
+            };
+            match store.objects().size(&id.digest)? {
+                None => drop(needed.insert(id)),
+                Some(size) if size == id.size => {}
+                Some(size) => return Err(other_size(&id, size)),
             }
         }
     }

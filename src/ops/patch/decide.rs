@@ -225,7 +225,7 @@ fn is_version(version: &PathVersion, seen: &Seen) -> bool {
 
 /// A directory that stays one. Its mtime is no version of its own: it follows where it was the old one,
 /// and stays where the image has changed something in it.
-fn directory(old: Option<&PathVersion>, new: &PathVersion, seen: &Seen) -> Decision {
+pub(super) fn directory(old: Option<&PathVersion>, new: &PathVersion, seen: &Seen) -> Decision {
     let (new, now) = (&new.metadata, &seen.metadata);
     let old = old.filter(|old| old.content == Content::Directory);
     let Some(old) = old.map(|old| &old.metadata) else {

@@ -1,11 +1,15 @@
 //! The change itself: what is prepared while guests go on, and what is done while they wait.
 
+use std::sync::Arc;
+
 use super::apply::{ApplyPlan, OnConflict};
 use super::contents;
+use super::shared::SharedSteps;
+use super::sharing::Sharing;
 use super::source::Source;
-use super::target::Look;
 use super::unfinished::{self, Withheld};
 use crate::error::Result;
+use crate::filesystem::Filesystem;
 use crate::filesystem::follow::Alteration;
 use crate::ops::Context;
 use crate::progress::Progress;
@@ -17,8 +21,16 @@ use crate::store::number::{ImageId, Number};
 /// What is on the disk of a change that is not committed.
 struct Prepared {
     change: i64,
-    /// Of each target: what is to be done, and numbers for new inodes.
+    sharing: Sharing,
+    /// Of each target: what is to be done in its private layer, and numbers for new inodes.
     steps: Vec<(Vec<u8>, Vec<Number>)>,
+}
+
+/// A change that was made.
+pub(super) struct Made {
+    pub change: i64,
+    /// The shared layer has all of it: nothing is left to placement.
+    pub is_placed: bool,
 }
 
 /// Makes the change; `None`, and nothing has happened, where guests have done since what needs another
@@ -27,52 +39,61 @@ pub(super) fn make(
     context: &Context,
     plan: &mut ApplyPlan,
     progress: &dyn Progress,
-) -> Result<Option<i64>> {
+) -> Result<Option<Made>> {
     let store = &context.store;
     let _readers = store.alter_placement()?;
     let mut prepared = prepare(context, plan, progress)?;
     let change = prepared.change;
 
     let withheld = Withheld::take(context, plan.targets.iter().map(|target| &target.image))?;
-    let unsettled = plan.targets.iter().zip(&plan.looks);
-    let unsettled = unsettled.map(|(target, look)| target.filesystem.unsettle(&look.affected));
+    let filesystems = plan.targets.iter().map(|target| target.filesystem.clone());
+    let filesystems: Vec<Arc<Filesystem>> = filesystems.collect();
+    let bystanders = prepared.sharing.others.clone();
+    let unsettled = filesystems.iter().zip(&plan.looks);
+    let unsettled = unsettled.map(|(filesystem, look)| filesystem.unsettle(&look.affected));
     let unsettled: Vec<_> = unsettled.collect();
     progress.message("changing the images");
     let lock = context.images.change_lock(plan.family.id);
     let changing = lock.write();
-    let stills = plan.targets.iter().map(|target| target.filesystem.alter());
-    let stills: Vec<_> = stills.collect();
-    let Some(again) = look_again(context, plan, &stills, &mut prepared)? else {
-        return Ok(None);
-    };
+    let stills = filesystems.iter().map(|filesystem| filesystem.alter());
+    let mut stills: Vec<_> = stills.collect();
     // Some had nothing to do before, and some have nothing to do now.
-    let is_kept: Vec<_> = plan
-        .looks
-        .iter()
-        .map(|look| !look.steps.is_empty())
-        .collect();
-    for (look, again) in plan.looks.iter_mut().zip(again) {
-        *look = again.unwrap_or_else(|| std::mem::take(look));
+    let is_kept: Vec<bool> = {
+        let parts = prepared.sharing.parts.iter();
+        parts.map(|part| !part.own.is_empty()).collect()
+    };
+    let mut others: Vec<_> = bystanders.iter().map(|other| other.alter()).collect();
+    let is_prepared = look_again(context, plan, &stills, &mut prepared)?
+        && prepared.sharing.part_with(&mut stills, &mut others)?;
+    if !is_prepared {
+        return Ok(None);
     }
-    commit(store, plan, change)?;
+    let Prepared { sharing, steps, .. } = prepared;
+    commit(store, plan, sharing.steps(), change)?;
 
-    // What is done now is to be found in this catalog only.
-    let mut outcome = store.ensure_backup();
+    let mut outcome = sharing.has_changed(context, &mut stills, &mut others);
+    drop(others);
+    let is_placed = sharing.is_all();
+    if !is_placed {
+        // What is done now is to be found in this catalog only.
+        outcome = outcome.and_then(|()| store.ensure_backup());
+    }
     if outcome.is_err() {
         drop(stills);
     } else {
         let mut changing = Some(changing);
         let table = &plan.origin.table;
-        let work = plan.targets.iter().zip(&plan.looks).zip(is_kept);
-        let work = work.zip(prepared.steps).zip(stills);
-        for ((((target, look), is_kept), (_, numbers)), mut still) in work {
+        let work = plan.targets.iter().zip(&plan.looks);
+        let work = work.zip(sharing.parts.iter().zip(is_kept));
+        let work = work.zip(steps).zip(stills);
+        for ((((target, look), (part, is_kept)), (_, numbers)), mut still) in work {
             if !target.filesystem.is_served() {
                 // Nobody uses it, or gets to: guests may go on.
                 changing = None;
             }
-            if is_kept || !look.steps.is_empty() {
-                let done = look
-                    .steps
+            if is_kept || !part.own.is_empty() {
+                let done = part
+                    .own
                     .carry_out(&mut still, &look.observed, table, numbers);
                 let done = done.and_then(|()| store.is_carried_out(change, target.image.id));
                 outcome = outcome.and(done);
@@ -91,73 +112,95 @@ pub(super) fn make(
     let outcome = outcome.and(store.finish_changes());
     drop(withheld);
     outcome.map_err(unfinished::is_made)?;
-    Ok(Some(change))
+    Ok(Some(Made { change, is_placed }))
 }
 
-/// Contents become objects; the record, and what it means for each image, are on the disk.
+/// Contents become objects; the record, and what it means for each image, are on the disk, and nobody
+/// depends on what leaves the shared layer.
 fn prepare(context: &Context, plan: &ApplyPlan, progress: &dyn Progress) -> Result<Prepared> {
     let (store, origin) = (&context.store, &plan.origin);
     let needed = contents::needed(store, origin, plan.looks.iter())?;
     let looked = (&plan.targets[..], &plan.looks[..]);
     contents::provide(store, origin, looked, &needed, progress)?;
+    let sharing = Sharing::of(context, plan)?;
+    sharing.cover(plan)?;
     let mut steps = Vec::new();
     let mut kept: Vec<(ImageId, Vec<u8>)> = Vec::new();
-    for (target, look) in plan.targets.iter().zip(&plan.looks) {
-        let encoded = look.steps.encode()?;
-        if !look.steps.is_empty() {
+    for (target, part) in plan.targets.iter().zip(&sharing.parts) {
+        let encoded = part.own.encode()?;
+        if !part.own.is_empty() {
             kept.push((target.image.id, encoded.clone()));
         }
-        steps.push((encoded, unfinished::numbers(store, look.steps.inodes())?));
+        steps.push((encoded, unfinished::numbers(store, part.own.inodes())?));
     }
     let change = store.catalog().next_change_id()?;
     store.keep_change(change, &origin.record, &kept)?;
     store.sync()?;
-    Ok(Prepared { change, steps })
+    Ok(Prepared {
+        change,
+        sharing,
+        steps,
+    })
 }
 
-/// Looks at the images in which anything may have happened since; `None`: it is not prepared for what it
-/// sees.
+/// Looks at the images in which anything may have happened since; whether it is prepared for what it sees.
+/// If so, the plan's looks are those of now.
 fn look_again(
     context: &Context,
-    plan: &ApplyPlan,
+    plan: &mut ApplyPlan,
     stills: &[Alteration<'_>],
     prepared: &mut Prepared,
-) -> Result<Option<Vec<Option<Look>>>> {
+) -> Result<bool> {
     let store = &context.store;
     let mut looks = Vec::new();
-    let mut is_rewritten = false;
     for (place, (target, still)) in plan.targets.iter().zip(stills).enumerate() {
         let before = &plan.looks[place];
         if target.is_as_before(context, before, still) {
-            looks.push(None);
             continue;
         }
         let look = target.look(context, still, &plan.origin.table)?;
-        let (steps, numbers) = &mut prepared.steps[place];
-        let is_prepared =
-            look.affected.is_within(&before.affected) && look.steps.inodes() <= numbers.len();
+        let is_prepared = look.affected.is_within(&before.affected);
         if !is_prepared || plan.options.on_conflict == OnConflict::Fail && look.conflicts() {
-            return Ok(None);
+            return Ok(false);
         }
-        let now = look.steps.encode()?;
+        looks.push((place, look));
+    }
+    if looks.is_empty() {
+        return Ok(true);
+    }
+    let needed = contents::needed(store, &plan.origin, looks.iter().map(|(_, look)| look))?;
+    if !needed.is_empty() {
+        return Ok(false);
+    }
+    for (place, look) in looks {
+        plan.looks[place] = look;
+    }
+    let Some(parts) = prepared.sharing.again(context, plan)? else {
+        return Ok(false);
+    };
+    let mut is_rewritten = false;
+    for ((part, target), (steps, numbers)) in
+        parts.iter().zip(&plan.targets).zip(&mut prepared.steps)
+    {
+        if part.own.inodes() > numbers.len() {
+            return Ok(false);
+        }
+        let now = part.own.encode()?;
         if now != *steps {
             store.keep_steps(prepared.change, target.image.id, &now)?;
             is_rewritten = true;
         }
-        looks.push(Some(look));
     }
-    let needed = contents::needed(store, &plan.origin, looks.iter().flatten())?;
-    if !needed.is_empty() {
-        return Ok(None);
-    }
+    prepared.sharing.parts = parts;
     if is_rewritten {
         store.sync()?;
     }
-    Ok(Some(looks))
+    Ok(true)
 }
 
-fn commit(store: &Store, plan: &ApplyPlan, change: i64) -> Result<()> {
+fn commit(store: &Store, plan: &ApplyPlan, shared: &SharedSteps, change: i64) -> Result<()> {
     let transaction = store.catalog().transaction()?;
+    shared.write(&transaction, plan.family.id, &plan.origin.table)?;
     transaction.add_change(&Change {
         id: change,
         family: plan.family.id,

@@ -10,6 +10,8 @@ mod known;
 mod make;
 mod observe;
 mod running;
+mod shared;
+mod sharing;
 mod show;
 mod source;
 mod steps;

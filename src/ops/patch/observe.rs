@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
 use super::known::{Known, Told};
-use crate::archive::ComparedView;
 use crate::archive::patch::{ContentId, PatchTable, PathVersion};
+use crate::archive::{ComparedView, Standing};
 use crate::error::{Error, Result};
 use crate::filesystem::Filesystem;
 use crate::filesystem::follow::Alteration;
@@ -44,6 +44,8 @@ impl Seen {
 #[derive(Default)]
 pub(super) struct Observed {
     seen: HashMap<Vec<u8>, Seen>,
+    /// What of it the shared layer shows, also where nothing is seen.
+    standings: HashMap<Vec<u8>, Standing>,
     /// The names in the directories that the patch takes away.
     inside: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     /// Files that have to be read, by number and path.
@@ -59,6 +61,11 @@ impl Observed {
     /// What stands at a path; `None`: nothing.
     pub(super) fn at(&self, path: &[u8]) -> Option<&Seen> {
         self.seen.get(path)
+    }
+
+    /// What the shared layer has to do with it.
+    pub(super) fn standing(&self, path: &[u8]) -> Standing {
+        self.standings.get(path).copied().unwrap_or_default()
     }
 
     /// The paths of all that is in a directory that the patch takes away.
@@ -82,6 +89,12 @@ pub(super) fn above(path: &[u8]) -> Option<&[u8]> {
     }
     let slash = path.iter().rposition(|&byte| byte == b'/');
     Some(&path[..slash.unwrap_or(0)])
+}
+
+/// The name that a path has in that directory.
+pub(super) fn name_in(path: &[u8]) -> &[u8] {
+    let slash = path.iter().rposition(|&byte| byte == b'/');
+    &path[slash.map_or(0, |slash| slash + 1)..]
 }
 
 fn content_id(content: &Content) -> Option<ContentId> {
@@ -128,11 +141,6 @@ impl Wanted {
             wanted.sizes.insert(entry.path.clone(), sizes);
             let mut path = &entry.path[..];
             while let Some(parent) = above(path) {
-                let start = if parent.is_empty() {
-                    0
-                } else {
-                    parent.len() + 1
-                };
                 let names = wanted.names.entry(parent.to_vec()).or_default();
                 bytes += path.len();
                 if bytes > PATHS_MAX {
@@ -141,7 +149,7 @@ impl Wanted {
                             .remedy("make several patches of it"),
                     );
                 }
-                if !names.insert(path[start..].into()) {
+                if !names.insert(name_in(path).into()) {
                     break;
                 }
                 path = parent;
@@ -178,6 +186,7 @@ pub(super) fn observe(
     let root = tree.root()?;
     let root = looker.seen(b"", &root, &mut observed.unknown)?;
     observed.seen.insert(Vec::new(), root);
+    observed.standings.insert(Vec::new(), tree.standing_at(b".")?);
     let mut levels = vec![looker.level(&mut tree, Vec::new(), &mut observed)?];
     while let Some(current) = levels.last_mut() {
         let Some((name, side)) = current.below.next() else {
@@ -226,6 +235,10 @@ impl Looker<'_> {
         if is_whole {
             let all = sides.iter().map(|(name, _)| join(&path, name));
             observed.inside.insert(path.clone(), all.collect());
+        }
+        for name in names {
+            let standing = tree.standing_at(name)?;
+            observed.standings.insert(join(&path, name), standing);
         }
         let mut below = Vec::new();
         for (name, side) in sides {

@@ -2,13 +2,13 @@
 //! it, as often as it takes. Where it was carried out in part, the rest is done; where it was carried
 //! out, nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::decide::Decision;
-use super::observe::{Observed, Seen, above};
+use super::observe::{Observed, Seen, above, name_in};
 use crate::archive::patch::{PatchTable, PathVersion};
 use crate::error::{Error, Result};
 use crate::filesystem::failure::{Failure, Outcome};
@@ -80,6 +80,36 @@ impl Steps {
         self.follow.iter().copied()
     }
 
+    /// The mtime that a directory is to have, if they say.
+    pub(super) fn mtime(&self, path: &[u8]) -> Option<Time> {
+        let found = self
+            .mtimes
+            .binary_search_by(|(of, ..)| of.as_bytes().cmp(path));
+        found.ok().map(|place| time(&self.mtimes[place]))
+    }
+
+    /// What is left of them when some positions are as they should be. `mtime`: what a directory has by then.
+    pub(super) fn without(
+        &self,
+        table: &PatchTable,
+        satisfied: &BTreeSet<usize>,
+        mtime: impl Fn(&[u8]) -> Option<Time>,
+    ) -> Self {
+        let follow = self.follow().filter(|index| !satisfied.contains(index));
+        let follow: Vec<usize> = follow.collect();
+        let touched = follow.iter().flat_map(|&index| {
+            let path = &table.entries[index].path[..];
+            [Some(path), above(path)]
+        });
+        let touched: HashSet<&[u8]> = touched.flatten().collect();
+        let stays = |step: &&(PathBytes, i64, u32)| {
+            let path = step.0.as_bytes();
+            touched.contains(path) || mtime(path) != Some(time(step))
+        };
+        let mtimes = self.mtimes.iter().filter(stays).cloned().collect();
+        Self { follow, mtimes }
+    }
+
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|error| Error::failed("steps of a change", error))
     }
@@ -117,8 +147,7 @@ impl Steps {
             {
                 affected.directories.insert(parent);
                 if !stays {
-                    let start = if above.is_empty() { 0 } else { above.len() + 1 };
-                    affected.names.insert((parent, entry.path[start..].into()));
+                    affected.names.insert((parent, name_in(&entry.path).into()));
                 }
             }
             if let (Some(seen), Some(number)) = (seen, number(&entry.path)) {
@@ -235,14 +264,11 @@ impl Run<'_, '_> {
                 described.map_err(|failure| (entry.path.clone(), failure))?;
             }
         }
-        for (path, seconds, nanoseconds) in steps.mtimes.iter().rev() {
-            let time = Time {
-                seconds: *seconds,
-                nanoseconds: *nanoseconds,
-            };
-            match self.alteration.set_mtime(path.as_bytes(), time) {
+        for step in steps.mtimes.iter().rev() {
+            let path = step.0.as_bytes();
+            match self.alteration.set_mtime(path, time(step)) {
                 Err(failure) if failure.errno() == Errno::NOENT => {}
-                set => set.map_err(|failure| (path.as_bytes().to_vec(), failure))?,
+                set => set.map_err(|failure| (path.to_vec(), failure))?,
             }
         }
         Ok(())
@@ -303,6 +329,13 @@ fn is_like(version: &PathVersion, seen: &Seen) -> bool {
     version.content == seen.content
         && (seen.is_directory() || version.metadata == seen.metadata)
         && !seen.is_written
+}
+
+fn time((_, seconds, nanoseconds): &(PathBytes, i64, u32)) -> Time {
+    Time {
+        seconds: *seconds,
+        nanoseconds: *nanoseconds,
+    }
 }
 
 fn first_name(index: usize, version: &PathVersion) -> usize {

@@ -62,16 +62,29 @@ impl Target {
         table: &PatchTable,
     ) -> Result<(Self, Look)> {
         let filesystem = context.images.withheld_filesystem(image.id)?;
-        let known = known_of(&filesystem, context.store.objects(), table)?;
-        let target = Self {
+        let mut target = Self {
             image,
             filesystem,
-            known,
+            known: Known::default(),
             untouched,
         };
-        let alteration = target.filesystem.alter();
-        let look = target.look(context, &alteration, table)?;
-        drop(alteration);
+        let objects = context.store.objects();
+        let first = {
+            let still = target.filesystem.alter();
+            let changes = context.images.changes(target.image.id);
+            let observed = observe(&still, objects, table, &target.known)?;
+            match observed.unknown().is_empty() {
+                true => Some(target.decide(context, changes, observed, table)?),
+                false => None,
+            }
+        };
+        let look = match first {
+            Some(look) => look,
+            None => {
+                target.known = known_of(&target.filesystem, objects, table)?;
+                target.look(context, &target.filesystem.alter(), table)?
+            }
+        };
         Ok((target, look))
     }
 
@@ -99,6 +112,16 @@ impl Target {
     ) -> Result<Look> {
         let changes = context.images.changes(self.image.id);
         let observed = observe(still, context.store.objects(), table, &self.known)?;
+        self.decide(context, changes, observed, table)
+    }
+
+    fn decide(
+        &self,
+        context: &Context,
+        changes: u64,
+        observed: Observed,
+        table: &PatchTable,
+    ) -> Result<Look> {
         let held = context.store.catalog().holds(self.image.id)?;
         let decisions = decide(table, &observed, &held, &self.untouched);
         let steps = Steps::of(table, &observed, &decisions);

@@ -8,6 +8,7 @@
 //! Lock order: [`Numbers`]'s block, then the writer, then the pool.
 
 mod changes;
+mod entries;
 pub(crate) mod fault;
 mod images;
 pub(crate) mod inode_row;
