@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that foldfs needs, by name, and only those that are missing; for the
-# tests, test suites by others too, as crates, into target/tools.
+# tests, programs by others too, as crates, into target/tools, and QEMU, which is unpacked there.
 #
 #   scripts/install-deps.sh [build] [test] [demo] [bench]     (default: all four)
 #
@@ -13,17 +13,19 @@ test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
     btrfs-progs:mkfs.btrfs fuse3:fusermount3
     mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3
     python3-prometheus-client:/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py
-    rsync:rsync mmdebstrap:mmdebstrap sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare"
+    rsync:rsync mmdebstrap:mmdebstrap sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare
+    libcap-ng-dev:/usr/include/cap-ng.h libseccomp-dev:/usr/include/seccomp.h systemd:systemd-analyze"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
 bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3 jdupes:jdupes rdfind:rdfind
     fuse-overlayfs:fuse-overlayfs unionfs-fuse:unionfs e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs mount:losetup
     util-linux:unshare tar:tar"
 
 # crate@version of a program with the crate's name, as `--version` tells them
-crates="fsx@0.3.2 pjdfstest@0.2.2"
+crates="fsx@0.3.2 pjdfstest@0.2.2 virtiofsd@1.14.0"
 tools=$(dirname "$0")/../target/tools
+qemu='qemu-system-x86_64'
 
-missing=() wanted_crates='' missing_crates=()
+missing=() wanted_crates='' missing_crates=() missing_qemu=''
 for group in "${@:-all}"; do
     case $group in
         build) wanted=$build ;;
@@ -46,7 +48,12 @@ for group in "${@:-all}"; do
         fi
         [[ " ${missing[*]} " == *" $package "* ]] || missing+=("$package")
     done
-    case $group in test | all) wanted_crates=$crates ;; esac
+    case $group in
+        test | all)
+            wanted_crates=$crates
+            PATH=$tools/bin:$PATH command -v $qemu >/dev/null || missing_qemu=yes
+            ;;
+    esac
 done
 for crate in $wanted_crates; do
     found=$("$tools/bin/${crate%@*}" --version 2>/dev/null || true)
@@ -58,28 +65,59 @@ install_crates() {
     echo "install-deps: installing ${missing_crates[*]} into target/tools" >&2
     "${CARGO:-cargo}" install --quiet --locked --root "$tools" "${missing_crates[@]}"
 }
-[ ${#missing[@]} -gt 0 ] || {
+
+# QEMU and what it needs that is not installed, unpacked, with a script that starts it. To install it would fail
+# where qemu-utils of another release is installed; so all of QEMU counts as not installed.
+unpack_qemu() {
+    local work=$log.qemu package libraries
+    mkdir -p "$work/archives/partial" "$work/root" "$tools/bin"
+    awk 'BEGIN { RS = ""; ORS = "\n\n" } !/^Package: qemu-/' /var/lib/dpkg/status >"$work/status"
+    apt-get -q -y --no-install-recommends --download-only -o Debug::NoLocking=1 \
+        -o Dir::State::status="$work/status" -o Dir::Cache::archives="$work/archives" \
+        install qemu-system-x86 || return
+    for package in "$work"/archives/*.deb; do
+        dpkg -x "$package" "$work/root" || return
+    done
+    rm -rf --one-file-system "$tools/qemu"
+    mv "$work/root" "$tools/qemu"
+    libraries=$(gcc -print-multiarch)
+    cat >"$tools/bin/$qemu" <<TEXT
+#!/bin/sh
+prefix=\$(realpath "\$0")
+prefix=\${prefix%/bin/*}/qemu
+export LD_LIBRARY_PATH="\$prefix/usr/lib/$libraries:\$prefix/lib/$libraries"
+export QEMU_MODULE_DIR="\$prefix/usr/lib/$libraries/qemu"
+exec "\$prefix/usr/bin/$qemu" -L "\$prefix/usr/share/qemu" -L "\$prefix/usr/share/seabios" "\$@"
+TEXT
+    chmod +x "$tools/bin/$qemu"
+}
+
+needed="${missing[*]}${missing_qemu:+ qemu-system-x86}"
+[ -n "$needed" ] || {
     install_crates
     exit
 }
 
 command -v apt-get >/dev/null || {
-    echo "install-deps: no apt-get here; please install: ${missing[*]}" >&2
+    echo "install-deps: no apt-get here; please install: $needed" >&2
     exit 1
 }
 [ "$(id -u)" -eq 0 ] || {
-    echo "install-deps: root is needed to install: ${missing[*]}" >&2
+    echo "install-deps: root is needed to install: $needed" >&2
     exit 1
 }
-echo "install-deps: installing ${missing[*]}" >&2
+echo "install-deps: installing $needed" >&2
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-if ! { apt-get -qq update &&
-    apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "${missing[@]}"; } \
-    >"$log" 2>&1; then
+trap 'rm -rf "$log" "$log.qemu"' EXIT
+install_packages() {
+    [ ${#missing[@]} -eq 0 ] ||
+        apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "${missing[@]}"
+}
+if ! { apt-get -qq update && install_packages &&
+    { [ -z "$missing_qemu" ] || unpack_qemu; }; } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
-    echo "install-deps: apt-get failed to install ${missing[*]}" >&2
+    echo "install-deps: apt-get failed to install $needed" >&2
     exit 1
 fi
 install_crates

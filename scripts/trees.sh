@@ -15,6 +15,8 @@ arch=$(dpkg --print-architecture)
 readonly EXTRA_PACKAGE=nano
 # What tests/real_software.rs runs in an image.
 readonly WORKSHOP=gcc,git,libc6-dev,make,rsync,sqlite3,systemd
+# What guests of tests/booted_guest.rs boot with, and what works in them.
+readonly GUEST=acl,attr,busybox-static,initramfs-tools,python3,systemd-sysv,udev
 
 usage() {
     cat <<'TEXT'
@@ -28,6 +30,7 @@ usage: scripts/trees.sh NAME...
   otherrelease minbase of another Debian release
   changed200   minbase with 200 files changed
   workshop     minbase and what tests/real_software.rs runs in an image
+  guest        minbase, systemd, python3 and a kernel whose initramfs mounts virtiofs
   standard     a standard system with a kernel
   all          all of them
 Set FOLDFS_TREES to keep them elsewhere than in target/trees.
@@ -122,6 +125,15 @@ fetch_extra() {
     rmdir "$root/tmp/extra"
 }
 
+# A kernel with an initramfs that can mount virtiofs: the module must be named before it is built.
+guest_kernel() {
+    local root=$1
+    echo virtiofs >>"$root/etc/initramfs-tools/modules"
+    echo guest >"$root/etc/hostname"
+    chroot "$root" apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 \
+        install "linux-image-cloud-$arch"
+}
+
 # A clone of minbase, and then what makes it another tree.
 clone_of_minbase() {
     build minbase
@@ -190,6 +202,9 @@ build() (
         postgresql) bootstrap "$dir" minbase postgresql "$(release_line)" ;;
         workshop) bootstrap "$dir" minbase "$WORKSHOP" "$(release_line)" ;;
         numpy) bootstrap "$dir" minbase python3,python3-numpy "$(release_line)" ;;
+        guest)
+            bootstrap "$dir" minbase "$GUEST" "$(release_line)" 'scripts/trees.sh --guest-kernel "$1"'
+            ;;
         standard) bootstrap "$dir" standard "$kernel" "$(release_line)" ;;
         otherrelease)
             line=$(other_release_line)
@@ -216,6 +231,7 @@ case ${1:-} in
     --cache-in) cache_in "$2"; exit ;;
     --cache-out) cache_out "$2"; exit ;;
     --fetch-extra) fetch_extra "$2"; exit ;;
+    --guest-kernel) guest_kernel "$2"; exit ;;
     "" | -h | --help) usage; exit 2 ;;
 esac
 
