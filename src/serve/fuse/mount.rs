@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
@@ -27,6 +28,17 @@ const LAST_USES: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
+
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// How long requests that the kernel has let go of may go on.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// How often they are looked at.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What the kernel is told unasked.
 struct Told {
@@ -179,9 +191,20 @@ impl Mounted {
         &self.directory
     }
 
-    /// Whether the mount is gone: somebody unmounted it with umount(8).
+    /// Whether the mount is gone: somebody unmounted it with umount(8). It is as soon as that command has ended: what
+    /// serves it, and ends a moment later, is waited for.
     pub fn is_gone(&self) -> bool {
-        self.serving.as_ref().is_none_or(JoinHandle::is_finished)
+        let Some(serving) = &self.serving else {
+            return true;
+        };
+        let begun = Instant::now();
+        while !serving.is_finished()
+            && self.connection_ends(&AT_ONCE)
+            && begun.elapsed() < LAST_REQUESTS
+        {
+            std::thread::sleep(LOOK);
+        }
+        serving.is_finished()
     }
 
     /// Whether our mount is the topmost on its directory.
@@ -202,10 +225,10 @@ impl Mounted {
             .any(|mount| mount.source == self.source.as_bytes()))
     }
 
-    /// Whether the kernel has let go of the connection, which it does with the last mount of it.
-    fn connection_ends(&self) -> bool {
+    /// Whether the kernel lets go of the connection in that time, which it does with the last mount of it.
+    fn connection_ends(&self, patience: &Timespec) -> bool {
         let mut fds = [PollFd::new(&self.device, PollFlags::empty())];
-        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&LAST_USES)));
+        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(patience)));
         ready.is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
 
@@ -231,7 +254,7 @@ impl Mounted {
                 }
                 Err(error) => return Err(error).about(self.directory.display()),
             }
-            if !self.connection_ends() {
+            if !self.connection_ends(&LAST_USES) {
                 let cause = "it is unmounted here, but another mount namespace has it";
                 return Err(Error::busy(self.directory.display(), cause).remedy(
                     "end the processes there (lsns -t mnt lists namespaces); \
