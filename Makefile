@@ -15,6 +15,15 @@ ENTRIES ?= 1000000
 LOAD ?= 3600
 ROUNDS ?= 10
 
+# What `make install` installs, and where. mount(8) looks for mount.foldfs in /sbin only.
+PROGRAM ?= target/release/foldfs
+PREFIX ?= /usr/local
+SBINDIR ?= /usr/sbin
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+VIRTIOFSD ?= /usr/libexec/virtiofsd
+UNITS := foldfs@.service foldfs-image@.service foldfs-virtiofsd@.service
+EXAMPLES := fstab.example libvirt-domain.xml srv-guests-web.mount
+
 .DEFAULT_GOAL := build
 # What is tried without passthrough, too.
 CACHED := --test mounted_semantics --test mounted_failure --test mounted_users
@@ -77,8 +86,21 @@ trees: ## the real Debian trees that demo and bench work on, under target/trees 
 	scripts/install-deps.sh demo
 	scripts/trees.sh all
 
-install: ## the program to /usr/local/bin, or $(DESTDIR)$(PREFIX)/bin
-	install -D -m 755 target/release/foldfs $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/foldfs
+install: ## program, mount.foldfs, manual and systemd units: make install [PREFIX=/usr] [DESTDIR=...]
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/foldfs
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf $(PREFIX)/bin/foldfs $(DESTDIR)$(SBINDIR)/mount.foldfs
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(PROGRAM) man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(UNITDIR)
+	for unit in $(UNITS); do \
+		sed -e 's|@BINDIR@|$(PREFIX)/bin|' -e 's|@VIRTIOFSD@|$(VIRTIOFSD)|' mount-helpers/$$unit \
+			>$(DESTDIR)$(UNITDIR)/$$unit || exit; \
+	done
+	install -D -m 644 mount-helpers/foldfs.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/foldfs.conf
+	install -d $(DESTDIR)$(PREFIX)/share/doc/foldfs/examples
+	install -m 644 config.toml.example $(addprefix mount-helpers/,$(EXAMPLES)) \
+		$(DESTDIR)$(PREFIX)/share/doc/foldfs/examples
 
 install-deps: ## the Debian packages and test suites that all of this needs (root)
 	scripts/install-deps.sh

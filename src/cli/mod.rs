@@ -14,6 +14,7 @@ mod interrupt;
 mod locks;
 mod log_lines;
 mod manual;
+mod mount_helper;
 mod mounts;
 mod output;
 mod patch;
@@ -47,6 +48,9 @@ enum Outcome {
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
+    if mount_helper::is_called() {
+        return mount_helper::main();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),

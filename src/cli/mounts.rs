@@ -69,12 +69,48 @@ impl Mount {
         if self.foreground && !call.dry_run {
             return serve(session, Lifetime::UntilUnmounted, Some(call));
         }
-        let report = session::while_it_ends(|| {
-            let client = background::connect_or_start(session)?;
-            client.perform(&call, &*session.progress())
-        })?;
+        let report = perform_mount(session, &call)?;
         session.show(&report, call.dry_run)
     }
+}
+
+/// Mounts an image, or all of them, with comma-separated options; starts a daemon if none runs.
+///
+/// # Errors
+/// No such directory, image or option, and the daemon's.
+pub fn mount(
+    session: &Session,
+    image: Option<String>,
+    directory: &Path,
+    options: &str,
+) -> Result<Report> {
+    let options = MountOptions::parse(options)?;
+    let directory = existing_directory(directory)?.into();
+    let request = Request::Mount {
+        image,
+        directory,
+        options,
+    };
+    let call = Call {
+        request,
+        dry_run: false,
+    };
+    perform_mount(session, &call)
+}
+
+/// Whether comma-separated mount options are known.
+///
+/// # Errors
+/// A usage error that lists those that are.
+pub fn check_options(text: &str) -> Result<()> {
+    MountOptions::parse(text).map(drop)
+}
+
+fn perform_mount(session: &Session, call: &Call) -> Result<Report> {
+    session::while_it_ends(|| {
+        let client = background::connect_or_start(session)?;
+        client.perform(call, &*session.progress())
+    })
 }
 
 fn existing_directory(path: &Path) -> Result<PathBuf> {

@@ -21,6 +21,7 @@ use super::metrics::Numbers;
 use super::metrics_server::MetricsServer;
 use super::mount_table;
 use super::protocol::ENDING;
+use super::service_manager::{self, Watchdog};
 use crate::error::{Context as _, Error, Result};
 use crate::filesystem::passthrough::Passthrough;
 use crate::ops::Context;
@@ -140,7 +141,9 @@ impl Daemon {
         let folding = Folding::start(self.context.clone(), self.options.schedule)?;
         let metrics = self.serve_metrics();
         log::info!(socket:% = self.options.socket.display(); "daemon began");
+        service_manager::notify(service_manager::READY);
         server.serve(&**self, self.end.as_fd());
+        service_manager::notify(service_manager::STOPPING);
         let mut work = self.work.lock();
         while work.calls > 0 {
             self.changed.wait(&mut work);
@@ -205,9 +208,11 @@ impl Daemon {
     fn watch_mounts(self: &Arc<Self>, lifetime: Lifetime) -> Result<()> {
         let daemon = self.clone();
         let started = Instant::now();
+        let mut watchdog = Watchdog::new();
         let watch = move || {
             loop {
                 std::thread::sleep(LOOK);
+                watchdog.alive();
                 let idle = {
                     let mut mounts = daemon.mounts.lock();
                     mounts.retain(Serving::is_there);

@@ -11,3 +11,4 @@ mod metrics;
 mod metrics_server;
 pub mod mount_table;
 pub mod protocol;
+mod service_manager;
