@@ -15,6 +15,7 @@ use crate::merge::shared_names::SharedNames;
 use crate::merge::view::View;
 use crate::merge::walk::Visit;
 use crate::path_bytes::PathBytes;
+use crate::store::digest::Digest;
 use crate::store::layer::{self, PrivateEntry};
 use crate::store::mark::{self, DirectoryRole, Mark, Role};
 use crate::store::metadata::{Content, Time};
@@ -140,6 +141,11 @@ impl<'a> ComparedView<'a> {
 
     fn shown_path(&self, name: &[u8]) -> PathBytes {
         [b"/", &self.path_of(name)[..]].concat().into()
+    }
+
+    /// Opens an object, or what another process is making it of.
+    pub(super) fn open_object(&self, digest: &Digest, size: u64) -> Result<OwnedFd> {
+        self.source().open_object(digest, size)
     }
 
     fn find(&self, name: &[u8]) -> Result<Item> {

@@ -17,6 +17,7 @@
 
 mod compared_directory;
 mod compared_layer;
+mod compared_past;
 mod compared_staged;
 mod compared_view;
 mod directory;
@@ -46,6 +47,7 @@ mod walk;
 
 pub use compared_directory::ComparedDirectory;
 pub use compared_layer::ComparedLayer;
+pub use compared_past::{ComparedPast, Past};
 pub use compared_staged::ComparedStaged;
 pub use compared_view::{ComparedView, Standing};
 pub use directory::{import_directory, stage_directory};

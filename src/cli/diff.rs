@@ -17,8 +17,9 @@ use crate::sys::{memory, process};
 
 /// Show in what two images or directories differ
 ///
-/// A and B are images, families (their base), or directories of the host: what has a slash in it is a
-/// directory (./DIR), else the image or family of that name, else the directory of that name. Exits
+/// A and B are images, families (their base), FAMILY@CHANGE (what the base was after that change), or
+/// directories of the host: what has a slash in it is a directory (./DIR), else the image or family of that
+/// name, else the directory of that name. Exits
 /// with 0 if they are equal, with 3 if they differ. Where a guest is at work in an image, clone it and
 /// compare the clone.
 #[derive(Debug, Args)]

@@ -31,7 +31,8 @@ enum PatchCommand {
 
 /// Make the patch that turns OLD into NEW
 ///
-/// OLD and NEW are what `diff` takes: images, families (their base), or directories of the host. A
+/// OLD and NEW are what `diff` takes: images, families (their base), FAMILY@CHANGE (what that was after a
+/// change), or directories of the host. A
 /// content travels as its difference from the old one where that is smaller. Where a guest is at work
 /// in an image, clone it and take the clone.
 #[derive(Debug, Args)]

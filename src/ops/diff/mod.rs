@@ -2,6 +2,7 @@
 //! process does it, also beside a daemon; only placement waits for it.
 
 mod moves;
+mod past;
 pub(super) mod present;
 mod text;
 
@@ -12,7 +13,7 @@ pub use moves::{Move, Moves};
 
 use super::Context;
 use super::report::DiffReport;
-use crate::archive::{ComparedDirectory, ComparedView};
+use crate::archive::{ComparedDirectory, ComparedPast, ComparedView, Past};
 use crate::error::{Error, Result};
 use crate::merge::compare::{Difference, Scope, Tree, compare};
 use crate::merge::view::View;
@@ -54,13 +55,15 @@ pub(super) fn is_path(operand: &Path) -> bool {
 pub(super) enum Operand {
     /// An image's view.
     Image(Box<(Image, View)>),
+    /// What an image's view was once.
+    Past(Box<(Image, View, Past)>),
     /// A directory of the host.
     Directory(PathBuf),
 }
 
 impl Operand {
-    /// With a slash in it, a directory; else an image or a family's base; else a directory, if there
-    /// is one of that name.
+    /// With a slash in it, a directory; else an image or a family's base, or with `@CHANGE` behind it, what the
+    /// base was after that change; else a directory, if there is one of that name.
     pub(super) fn find(context: Option<&Context>, operand: &Path) -> Result<Self> {
         let directory = || Self::Directory(operand.to_owned());
         let Some(context) = context.filter(|_| !is_path(operand)) else {
@@ -72,9 +75,34 @@ impl Operand {
                 let view = context.images.view(&image)?;
                 Ok(Self::Image(Box::new((image, view))))
             }
-            None if operand.is_dir() => Ok(directory()),
-            None => Err(super::unknown_name(&name)),
+            None => match Self::past(context, &name)? {
+                Some(past) => Ok(past),
+                None if operand.is_dir() => Ok(directory()),
+                None => Err(super::unknown_name(&name)),
+            },
         }
+    }
+
+    /// `FAMILY@CHANGE`; `None` where that is no family.
+    fn past(context: &Context, name: &str) -> Result<Option<Self>> {
+        let Some((family, change)) = name.split_once('@') else {
+            return Ok(None);
+        };
+        let catalog = context.store.catalog();
+        let Some(family) = catalog.family_by_name(family)? else {
+            return Ok(None);
+        };
+        let change: i64 = change.parse().map_err(|_| {
+            Error::usage(name, "what stands behind @ is no number of a change")
+                .remedy(format!("`foldfs log {}` shows the changes", family.name))
+        })?;
+        let base = catalog.image(family.base)?;
+        let base = base.ok_or_else(|| super::unknown_name(&family.name))?;
+        let view = context.images.view(&base)?;
+        let mut now = ComparedView::new(&view, context.store.objects())?;
+        let past = past::after(context, (&family, &base), &mut now, change)?;
+        drop(now);
+        Ok(Some(Self::Past(Box::new((base, view, past)))))
     }
 
     /// Opens it, standing in its root.
@@ -83,14 +111,30 @@ impl Operand {
             (Self::Image(image), Some(store)) => {
                 Ok(Box::new(ComparedView::new(&image.1, store.objects())?))
             }
-            (Self::Image(image), None) => Err(super::unknown_name(&image.0.name)),
+            (Self::Past(past), Some(store)) => {
+                let (_, view, past) = &**past;
+                let now = ComparedView::new(view, store.objects())?;
+                Ok(Box::new(ComparedPast::new(now, past)))
+            }
+            (Self::Image(_) | Self::Past(_), None) => Err(super::unknown_name(
+                self.image().map_or("", |image| &image.name),
+            )),
             (Self::Directory(path), _) => Ok(Box::new(ComparedDirectory::open(path)?)),
         }
     }
 
-    /// Whether it is in the store.
+    /// Whether it is an image as it is now, whose files have their own numbers.
     pub(super) fn is_image(&self) -> bool {
         matches!(self, Self::Image(_))
+    }
+
+    /// The image that is read for it.
+    fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Image(image) => Some(&image.0),
+            Self::Past(past) => Some(&past.0),
+            Self::Directory(_) => None,
+        }
     }
 }
 
@@ -155,10 +199,10 @@ pub(super) fn or_removed<T>(
 ) -> Result<T> {
     if let (Err(_), Some(context)) = (&read, context) {
         for operand in operands {
-            if let Operand::Image(image) = operand
-                && context.store.catalog().image(image.0.id)?.is_none()
+            if let Some(image) = operand.image()
+                && context.store.catalog().image(image.id)?.is_none()
             {
-                let object = format!("image {}", image.0.name);
+                let object = format!("image {}", image.name);
                 return Err(Error::failed(object, "it was removed while it was read"));
             }
         }

@@ -186,7 +186,9 @@ pub(super) fn observe(
     let root = tree.root()?;
     let root = looker.seen(b"", &root, &mut observed.unknown)?;
     observed.seen.insert(Vec::new(), root);
-    observed.standings.insert(Vec::new(), tree.standing_at(b".")?);
+    observed
+        .standings
+        .insert(Vec::new(), tree.standing_at(b".")?);
     let mut levels = vec![looker.level(&mut tree, Vec::new(), &mut observed)?];
     while let Some(current) = levels.last_mut() {
         let Some((name, side)) = current.below.next() else {
