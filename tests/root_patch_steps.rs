@@ -21,7 +21,7 @@ use family::guest::Guest;
 use family::{Fixture, Snapshot, live, settle_at, write};
 use foldfs::error::Result;
 use foldfs::filesystem::open::OpenFlags;
-use foldfs::ops::patch::{self, CreateOptions, Source};
+use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source};
 use foldfs::ops::request::{Call, Request};
 use foldfs::ops::{self, check, clone, collect, working};
 use foldfs::progress::Silent;
@@ -86,7 +86,14 @@ fn fixture() -> (Fixture, PathBuf) {
 }
 
 fn apply(fixture: &Fixture, source: &Source) -> Result<()> {
-    let options = options(source.clone());
+    apply_with(fixture, source, OnConflict::Keep)
+}
+
+fn apply_with(fixture: &Fixture, source: &Source, on_conflict: OnConflict) -> Result<()> {
+    let options = ApplyOptions {
+        on_conflict,
+        ..options(source.clone())
+    };
     let plan = patch::plan(&fixture.context, &options, &Silent)?;
     patch::apply(&fixture.context, plan, &Silent).map(|_| ())
 }
@@ -99,6 +106,7 @@ fn snapshots(fixture: &Fixture) -> Vec<Snapshot> {
 struct Whole {
     fixture: Fixture,
     source: Source,
+    on_conflict: OnConflict,
     old: Snapshot,
     new: Snapshot,
     /// What the images show afterwards, where a merge of the two does not tell.
@@ -138,7 +146,7 @@ impl Whole {
                 false => Ok(()),
             }
         })));
-        let outcome = apply(&fixture, &self.source);
+        let outcome = apply_with(&fixture, &self.source, self.on_conflict);
         let reached = step.load(Ordering::Relaxed) > at;
         assert_eq!(read(), open, "step {at}: what is open");
         reader.release(handle);
@@ -167,7 +175,7 @@ impl Whole {
         let report = check::run(&fixture.context, options, &Silent).unwrap();
         assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
         // It can be applied now, or there is nothing left to do.
-        apply(&fixture, &self.source).unwrap();
+        apply_with(&fixture, &self.source, self.on_conflict).unwrap();
         let last = snapshots(&fixture.reopen());
         self.assert_made(&before, &last, &format!("{what}, applied again"));
         (reached, made)
@@ -258,6 +266,7 @@ fn whatever_step_fails_it_is_made_or_not() {
         old: fixture.snapshot("f"),
         new: fixture.snapshot("new"),
         source: source(&patch),
+        on_conflict: OnConflict::Keep,
         fixture,
         expected: None,
     });
@@ -273,8 +282,27 @@ fn whatever_step_fails_it_is_taken_back_or_not() {
         old: fixture.snapshot("f"),
         new: fixture.snapshot("f"),
         source: Source::Change { change: 1 },
+        on_conflict: OnConflict::Keep,
         fixture,
         expected: Some(before),
+    });
+}
+
+#[test]
+fn whatever_step_fails_what_is_given_up_is_replaced_or_not() {
+    let _alone = fault::alone();
+    let (fixture, patch) = fixture();
+    let replaced = fixture.copy_in_memory();
+    apply_with(&replaced, &source(&patch), OnConflict::Replace).unwrap();
+    let expected = snapshots(&replaced);
+    assert_eq!(expected[1]["etc/own"].content, b"patched\n");
+    whatever_step_fails(&Whole {
+        old: fixture.snapshot("f"),
+        new: fixture.snapshot("new"),
+        source: source(&patch),
+        on_conflict: OnConflict::Replace,
+        fixture,
+        expected: Some(expected),
     });
 }
 
@@ -299,6 +327,7 @@ fn whatever_step_fails_it_is_committed_or_not() {
             family: "f".into(),
             upgrade: false,
         },
+        on_conflict: OnConflict::Keep,
         fixture,
         expected: None,
     });

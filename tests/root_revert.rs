@@ -18,12 +18,16 @@ use foldfs::ops::patch::{self, ApplyOptions, OnConflict, Source};
 use foldfs::ops::report::{ApplyReport, ChangeReport};
 use foldfs::ops::{collect, fold, remove};
 use foldfs::progress::Silent;
-use patch_model::world::{IMAGES, World, all, conflicts, op, run, steps};
+use patch_model::world::{IMAGES, Step, World, all, conflicts, op, run, steps};
 use patch_model::{assert_equal, options, random, source};
 use proptest::prelude::*;
 
 fn revert(world: &World, change: i64) -> ApplyReport {
     world.change(Source::Change { change }, OnConflict::Keep)
+}
+
+fn before_and_after() -> impl Strategy<Value = (Vec<Step>, Vec<Step>)> {
+    (steps(), steps())
 }
 
 fn collect(world: &World, keep: u64) -> Vec<i64> {
@@ -52,7 +56,13 @@ fn refused(world: &World, source: Source, family: Option<&str>, images: &[&str])
 #[test]
 fn a_change_taken_back_leaves_nothing() {
     let change = proptest::collection::vec(op(), 1..12);
-    proptest!(random(30), |(before in steps(), change in change, after in steps(), folds in any::<bool>())| {
+    let on_conflict = prop_oneof![
+        2 => Just(OnConflict::Keep),
+        1 => Just(OnConflict::Replace),
+        1 => Just(OnConflict::Merge),
+    ];
+    let given = (before_and_after(), change, on_conflict, any::<bool>());
+    proptest!(random(30), |(((before, after), change, on_conflict, folds) in given)| {
         let world = World::new();
         world.run(&before);
         world.clone("f", "old");
@@ -63,7 +73,7 @@ fn a_change_taken_back_leaves_nothing() {
         let file = world.create("old", "new");
         world.run(&after);
         let before = all(&world.fixture);
-        let made = world.apply(&file, OnConflict::Keep);
+        let made = world.apply(&file, on_conflict);
         let patched = all(&world.fixture);
         let Some(change) = made.change else {
             return Ok(());

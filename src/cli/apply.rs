@@ -70,6 +70,10 @@ pub struct How {
 enum Conflicts {
     /// The image keeps it, and the rest is applied
     Keep,
+    /// The image gives it up for what the change brings
+    Replace,
+    /// The image gets both, where they differ in other lines of a text, or in other metadata; else it keeps it
+    Merge,
     /// Nothing is applied to any image
     Fail,
 }
@@ -100,6 +104,8 @@ impl How {
             images: self.images,
             on_conflict: match self.on_conflict {
                 Conflicts::Keep => OnConflict::Keep,
+                Conflicts::Replace => OnConflict::Replace,
+                Conflicts::Merge => OnConflict::Merge,
                 Conflicts::Fail => OnConflict::Fail,
             },
             who: std::env::var("SUDO_USER").unwrap_or_else(|_| String::from("root")),
@@ -190,6 +196,12 @@ pub fn render(report: &ApplyReport, dry_run: bool) -> String {
             count(image.unchanged),
             count(image.conflicts.len() as u64),
         ));
+        for path in &image.replaced {
+            out.push_str(&format!("  gives up its own {path}\n"));
+        }
+        for path in &image.merged {
+            out.push_str(&format!("  merges {path} with its own\n"));
+        }
         for conflict in &image.conflicts {
             out.push_str(&format!("  keeps {}: {}\n", conflict.path, conflict.reason));
         }

@@ -64,6 +64,12 @@ pub struct AppliedImage {
     pub changed: u64,
     /// Paths that had it.
     pub unchanged: u64,
+    /// Paths that have it in place of a version of the image's own: `--on-conflict replace`. Counted in `changed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<PathBytes>,
+    /// Paths that have it merged with the image's own: `--on-conflict merge`. Counted in `changed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<PathBytes>,
     /// Paths that keep a version of the image's own.
     pub conflicts: Vec<AppliedConflict>,
     /// Processes of the host that go on with a file that was replaced or removed.

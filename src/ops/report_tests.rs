@@ -263,6 +263,8 @@ fn samples() -> Vec<Report> {
             applied: true,
             paths: 1,
             images: vec![AppliedImage {
+                replaced: vec![path()],
+                merged: vec![path()],
                 image: text(),
                 changed: 1,
                 unchanged: 1,

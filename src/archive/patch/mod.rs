@@ -25,11 +25,13 @@ mod signature;
 mod table;
 #[cfg(test)]
 mod tests;
+mod version;
 mod writer;
 
 pub use reader::PatchFile;
 pub use signature::{PublicKey, SecretKey};
-pub use table::{PatchContent, PatchEntry, PatchTable, PathVersion};
+pub use table::{PatchContent, PatchEntry, PatchTable};
+pub use version::PathVersion;
 pub use writer::{PatchWriter, encode_record};
 
 use crate::store::digest::Digest;

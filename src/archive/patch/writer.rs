@@ -8,7 +8,8 @@ use super::ContentId;
 use super::content::pack_all;
 use super::envelope::{Footer, Hashed, Header};
 use super::signature::SecretKey;
-use super::table::{ENTRIES_MAX, PatchContent, PatchEntry, PatchTable, Refused, TABLE_MAX};
+use super::table::{ENTRIES_MAX, PatchContent, PatchEntry, PatchTable, TABLE_MAX};
+use super::version::Refused;
 use crate::error::{Context, Error, Result};
 use crate::store::content::digest_of;
 
@@ -98,6 +99,7 @@ impl<'a> PatchWriter<'a> {
             old: names.0,
             new: names.1,
             entries,
+            variants: 0,
             contents,
         };
         let (bytes, table) = checked(&table, &about, PatchTable::decode)?;

@@ -15,12 +15,15 @@
 //!
 //! [`Filesystem::unsettle`]: crate::filesystem::Filesystem::unsettle
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::make::{Made, make};
 use super::running::Replaced;
 use super::source::{self, Origin, Source};
 use super::target::{Look, Target};
+use crate::archive::patch::ContentId;
 use crate::error::{Error, Result};
 use crate::ops::Context;
 use crate::ops::report::{ApplyReport, RunningProcess};
@@ -34,6 +37,10 @@ pub enum OnConflict {
     /// The image keeps it; the rest is applied.
     #[default]
     Keep,
+    /// It gets what the change brings.
+    Replace,
+    /// It gets both changes, where they are of different lines of a text, or of different metadata.
+    Merge,
     /// Nothing is applied to any image.
     Fail,
 }
@@ -67,12 +74,16 @@ pub struct ApplyPlan {
     pub(super) targets: Vec<Target>,
     /// Of each target.
     pub(super) looks: Vec<Look>,
+    /// Contents that come of merging, which nobody has yet.
+    pub(super) merged: HashMap<ContentId, Vec<u8>>,
+    /// How many variants the table has got for images that give up a version of their own.
+    pub(super) given_up: usize,
 }
 
 impl ApplyPlan {
     /// Whether nothing may be applied because an image has a version of its own.
     fn is_refused(&self) -> bool {
-        let keeps = |look: &Look| !look.report.conflicts.is_empty();
+        let keeps = Look::has_conflicts;
         self.options.on_conflict == OnConflict::Fail && self.looks.iter().any(keeps)
     }
 
@@ -90,7 +101,7 @@ impl ApplyPlan {
             family: self.family.name.clone(),
             change,
             applied: !self.is_refused(),
-            paths: self.origin.table.entries.len() as u64,
+            paths: self.origin.table.variants_at() as u64,
             images: images.collect(),
         }
     }
@@ -138,6 +149,7 @@ impl ApplyPlan {
         images.sort_by_key(|image| !is_served(image));
         self.targets.clear();
         self.looks.clear();
+        self.forget_variants();
         for image in images {
             let Some(untouched) = self.origin.untouched(image.id) else {
                 continue;
@@ -148,7 +160,7 @@ impl ApplyPlan {
             self.targets.push(target);
             self.looks.push(look);
         }
-        Ok(())
+        self.resolve(context)
     }
 }
 
@@ -171,6 +183,8 @@ pub fn plan(
         origin,
         targets: Vec::new(),
         looks: Vec::new(),
+        merged: HashMap::new(),
+        given_up: 0,
     };
     plan.look(context, progress)?;
     Ok(plan)

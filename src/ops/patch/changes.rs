@@ -77,7 +77,7 @@ fn kept(context: &Context, change: &Change, details: Option<bool>) -> Result<Opt
         images.extend(catalog.image(image)?.map(|image| image.name));
     }
     Ok(Some(KeptChange {
-        paths: record.entries.len() as u64,
+        paths: record.variants_at() as u64,
         images,
         changes: details.map(|stat| differences(&record, stat)),
     }))

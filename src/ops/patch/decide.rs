@@ -59,7 +59,9 @@ pub(super) fn decide(
         new_names: Names::of((table, untouched), observed, |entry| entry.new.as_ref()),
     };
     for (index, entry) in table.entries.iter().enumerate() {
-        merge.places.insert(&entry.path, index);
+        if !untouched.has(index) || !merge.places.contains_key(&entry.path[..]) {
+            merge.places.insert(&entry.path, index);
+        }
         let decision = match untouched.has(index) {
             true => Decision::Has,
             false if untouched.has_but_for_mtime(index) => merge.mtime(entry),

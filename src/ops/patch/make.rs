@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::apply::{ApplyPlan, OnConflict};
-use super::contents;
+use super::contents::{self, Sources};
 use super::shared::SharedSteps;
 use super::sharing::Sharing;
 use super::source::Source;
@@ -120,8 +120,13 @@ pub(super) fn make(
 fn prepare(context: &Context, plan: &ApplyPlan, progress: &dyn Progress) -> Result<Prepared> {
     let (store, origin) = (&context.store, &plan.origin);
     let needed = contents::needed(store, origin, plan.looks.iter())?;
-    let looked = (&plan.targets[..], &plan.looks[..]);
-    contents::provide(store, origin, looked, &needed, progress)?;
+    let sources = Sources {
+        origin,
+        targets: &plan.targets,
+        looks: &plan.looks,
+        merged: &plan.merged,
+    };
+    sources.provide(store, &needed, progress)?;
     let sharing = Sharing::of(context, plan)?;
     sharing.cover(plan)?;
     let mut steps = Vec::new();
@@ -160,7 +165,8 @@ fn look_again(
         }
         let look = target.look(context, still, &plan.origin.table)?;
         let is_prepared = look.affected.is_within(&before.affected);
-        if !is_prepared || plan.options.on_conflict == OnConflict::Fail && look.conflicts() {
+        let is_refused = plan.options.on_conflict == OnConflict::Fail && look.has_conflicts();
+        if !is_prepared || is_refused || target.is_other_given_up(before, &look) {
             return Ok(false);
         }
         looks.push((place, look));

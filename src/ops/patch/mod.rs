@@ -2,12 +2,14 @@
 
 mod apply;
 mod changes;
+mod conflicts;
 mod contents;
 mod create;
 mod decide;
 mod entries;
 mod known;
 mod make;
+mod merge;
 mod observe;
 mod running;
 mod shared;

@@ -137,8 +137,8 @@ impl Wanted {
             }
             let versions = [&entry.old, &entry.new].into_iter().flatten();
             let ids = versions.filter_map(PathVersion::content_id);
-            let sizes = ids.map(|id| id.size).collect();
-            wanted.sizes.insert(entry.path.clone(), sizes);
+            let sizes = wanted.sizes.entry(entry.path.clone()).or_default();
+            sizes.extend(ids.map(|id| id.size));
             let mut path = &entry.path[..];
             while let Some(parent) = above(path) {
                 let names = wanted.names.entry(parent.to_vec()).or_default();

@@ -69,10 +69,10 @@ impl SharedSteps {
         (steps, observed): (&Steps, &Observed),
         shared: &SharedLayer,
     ) -> Result<Self> {
-        let grouped = grouped(table);
+        let grouped = table.grouped();
         let positions: HashMap<&[u8], usize> = {
-            let paths = table.entries.iter().map(|entry| &entry.path[..]);
-            paths.zip(0..).collect()
+            let entries = table.entries[..table.variants_at()].iter();
+            entries.map(|entry| &entry.path[..]).zip(0..).collect()
         };
         let mut found = Self::default();
         for position in steps.follow() {
@@ -280,18 +280,6 @@ impl SharedSteps {
         }
         Ok(())
     }
-}
-
-/// The positions of files of several names.
-fn grouped(table: &PatchTable) -> HashSet<usize> {
-    let mut grouped = HashSet::new();
-    for (position, entry) in table.entries.iter().enumerate() {
-        let versions = [&entry.old, &entry.new].into_iter().flatten();
-        for first in versions.filter_map(|version| version.first_name) {
-            grouped.extend([position, first]);
-        }
-    }
-    grouped
 }
 
 fn is_directory(version: &Option<PathVersion>) -> bool {

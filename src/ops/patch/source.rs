@@ -201,6 +201,7 @@ fn differences(
         old: names.0.as_bytes().to_vec(),
         new: names.1.as_bytes().to_vec(),
         entries: entries(&found, old, new)?,
+        variants: 0,
         contents: Vec::new(),
     })
 }

@@ -1,6 +1,7 @@
 //! An image that a patch is applied to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Conflict, Decision, decide};
@@ -25,9 +26,22 @@ const ATTEMPTS: usize = 3;
 pub(super) struct Target {
     pub image: Image,
     pub filesystem: Arc<Filesystem>,
-    known: Known,
+    pub known: Known,
     /// What the change leaves alone in it, whatever it finds.
     untouched: Untouched,
+    /// By the position of the variant.
+    given_up: BTreeMap<usize, GivenUp>,
+}
+
+/// A version of its own that an image gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    /// The path in the change's table.
+    pub position: usize,
+    /// What the change is there in this image.
+    pub variant: usize,
+    /// What it gets has something of its own version.
+    pub is_merged: bool,
 }
 
 /// What an image shows at the paths of a patch, and what is to become of it.
@@ -43,13 +57,15 @@ pub(super) struct Look {
     pub report: AppliedImage,
     /// What stays as it is, for one reason or another.
     pub untouched: Untouched,
+    /// Where it keeps a version of its own.
+    pub conflicts: Vec<(usize, Conflict)>,
     /// Where it has contents of the patch that are no objects.
     pub contents: HashMap<ContentId, Vec<u8>>,
 }
 
 impl Look {
-    pub(super) fn conflicts(&self) -> bool {
-        !self.report.conflicts.is_empty()
+    pub(super) fn has_conflicts(&self) -> bool {
+        !self.conflicts.is_empty()
     }
 }
 
@@ -67,6 +83,7 @@ impl Target {
             filesystem,
             known: Known::default(),
             untouched,
+            given_up: BTreeMap::new(),
         };
         let objects = context.store.objects();
         let first = {
@@ -86,6 +103,26 @@ impl Target {
             }
         };
         Ok((target, look))
+    }
+
+    /// From now on the image's part in the change is this: of the variants that were added these, in place of
+    /// what is at their paths.
+    pub(super) fn give_up(&mut self, added: Range<usize>, given: Vec<GivenUp>) {
+        self.given_up = given.into_iter().map(|it| (it.variant, it)).collect();
+        let others = added.filter(|variant| !self.given_up.contains_key(variant));
+        let replaced = self.given_up.values().map(|it| it.position);
+        let added = others
+            .chain(replaced)
+            .filter_map(|it| u32::try_from(it).ok());
+        self.untouched.positions.extend(added);
+        self.untouched.positions.sort_unstable();
+        self.untouched.positions.dedup();
+    }
+
+    /// Whether a version of its own that the image gives up was another one by the second look.
+    pub(super) fn is_other_given_up(&self, before: &Look, now: &Look) -> bool {
+        let mut conflicts = now.conflicts.iter();
+        conflicts.any(|it| self.given_up.contains_key(&it.0) && !before.conflicts.contains(it))
     }
 
     /// Whether nothing can have happened since a look. A write to a private file counts no change: it is
@@ -129,23 +166,41 @@ impl Target {
             image: self.image.name.clone(),
             changed: 0,
             unchanged: 0,
-            conflicts: Vec::new(),
-            processes: Vec::new(),
+            ..AppliedImage::default()
         };
         let mut untouched = Untouched::default();
+        let mut conflicts = Vec::new();
+        let elsewhere: BTreeSet<usize> = self.given_up.values().map(|it| it.position).collect();
         for (position, (entry, decision)) in (0..).zip(table.entries.iter().zip(&decisions)) {
             if !matches!(decision, Decision::Follow(_)) {
                 untouched.positions.push(position);
             } else if only_mtime_follows(entry, decision, &observed) {
                 untouched.but_for_mtime.push(position);
             }
-            match decision {
-                Decision::Follow(_) => report.changed += 1,
-                Decision::Has => report.unchanged += 1,
-                Decision::Keep(conflict) => report.conflicts.push(AppliedConflict {
-                    path: PathBytes::from([b"/", &entry.path[..]].concat()),
-                    reason: *conflict,
-                }),
+            let index = position as usize;
+            let given = self.given_up.get(&index);
+            let is_of_others = index >= table.variants_at() && self.untouched.has(index);
+            if elsewhere.contains(&index) || is_of_others {
+                continue;
+            }
+            let path = PathBytes::from([b"/", &entry.path[..]].concat());
+            match (decision, given) {
+                (Decision::Follow(_), None) => report.changed += 1,
+                (Decision::Follow(_), Some(GivenUp { is_merged, .. })) => {
+                    report.changed += 1;
+                    match is_merged {
+                        true => report.merged.push(path),
+                        false => report.replaced.push(path),
+                    }
+                }
+                (Decision::Has, _) => report.unchanged += 1,
+                (Decision::Keep(conflict), _) => {
+                    conflicts.push((index, *conflict));
+                    report.conflicts.push(AppliedConflict {
+                        path,
+                        reason: *conflict,
+                    });
+                }
             }
         }
         let is_empty = |index: usize| {
@@ -162,6 +217,7 @@ impl Target {
             steps,
             report,
             untouched,
+            conflicts,
         })
     }
 }
