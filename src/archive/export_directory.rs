@@ -55,15 +55,28 @@ pub fn export_directory(
 }
 
 /// Where the export goes.
-pub(super) struct Target {
-    pub parent: OwnedFd,
-    pub name: Vec<u8>,
-    pub shown: String,
+pub struct Target {
+    pub(super) parent: OwnedFd,
+    pub(super) name: Vec<u8>,
+    pub(super) shown: String,
 }
 
 impl Target {
+    /// The directory that will hold the destination.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.parent.as_fd()
+    }
+
+    /// The destination, for messages.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
     /// Opens the directory that will hold the destination, and refuses what cannot be.
-    pub(super) fn prepare(store: &Store, destination: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It is inside the store; the directory cannot be opened.
+    pub fn prepare(store: &Store, destination: &Path) -> Result<Self> {
         let shown = destination.display().to_string();
         let absolute = std::path::absolute(destination).about(&shown)?;
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
@@ -86,7 +99,10 @@ impl Target {
     }
 
     /// Makes the temporary directory beside the destination, which must not hold anything.
-    pub(super) fn make_work(&self) -> Result<Work<'_>> {
+    ///
+    /// # Errors
+    /// The destination holds something, or is no directory; those of the host.
+    pub fn make_work(&self) -> Result<Work<'_>> {
         match fs::openat(&self.parent, &self.name[..], DIRECTORY, Mode::empty()) {
             Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -113,7 +129,7 @@ impl Target {
 }
 
 /// The temporary directory, removed when dropped.
-pub(super) struct Work<'a> {
+pub struct Work<'a> {
     target: &'a Target,
     name: Vec<u8>,
 }
@@ -130,14 +146,20 @@ impl Work<'_> {
     }
 
     /// Makes a directory in it.
-    pub(super) fn directory(&self, part: &str) -> Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn directory(&self, part: &str) -> Result<OwnedFd> {
         let work = self.open()?;
         durable::mkdir(&work, part.as_bytes(), 0o700).about(&self.target.shown)?;
         fs::openat(work, part, DIRECTORY, Mode::empty()).about(&self.target.shown)
     }
 
-    /// Gives the tree its name, in place of an empty directory.
-    pub(super) fn place(self) -> Result<()> {
+    /// Gives its directory `tree` the destination's name, in place of an empty directory.
+    ///
+    /// # Errors
+    /// The destination holds something by now; those of the host.
+    pub fn place(self) -> Result<()> {
         let (target, directory) = (self.target, self.open()?);
         let placed = durable::rename(
             &directory,

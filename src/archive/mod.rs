@@ -51,7 +51,7 @@ pub use compared_past::{ComparedPast, Past};
 pub use compared_staged::ComparedStaged;
 pub use compared_view::{ComparedView, Standing};
 pub use directory::{import_directory, stage_directory};
-pub use export_directory::export_directory;
+pub use export_directory::{Target as ExportTarget, Work as ExportWork, export_directory};
 pub use export_overlay::export_overlay;
 pub use export_tar::export_tar;
 pub use identity::Identity;

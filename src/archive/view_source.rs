@@ -137,7 +137,7 @@ impl ImageSource<'_> {
     ///
     /// # Errors
     /// There is none, or it is damaged.
-    pub(super) fn open_object(&self, digest: &Digest, size: u64) -> Result<OwnedFd> {
+    pub fn open_object(&self, digest: &Digest, size: u64) -> Result<OwnedFd> {
         let file = becoming::open(self.objects, self.view.layer.work(), digest)?;
         let verification = self.objects.verification();
         verification.examine_all(file.as_fd(), digest, size)?;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::Outcome;
 use super::arguments::DryRun;
 use super::session::Session;
-use crate::error::Result;
+use crate::error::{Context as _, Error, Result};
 use crate::ops;
 use crate::ops::export::{Format, Options};
 use crate::ops::report::Report;
@@ -76,7 +76,7 @@ impl Remove {
     }
 }
 
-/// Write an image out of the store
+/// Write an image out of the store, or a family as a smaller store
 ///
 /// The destination is there wholly or not at all. Where a guest is at work in the image, clone it
 /// and export the clone.
@@ -91,6 +91,9 @@ pub struct Export {
     /// What it becomes
     #[arg(long, value_enum, default_value_t = ExportFormat::Dir)]
     format: ExportFormat,
+    /// With --format store: an image of the family that goes with its base; as often as you like
+    #[arg(long = "image", value_name = "IMAGE")]
+    images: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,18 +104,36 @@ enum ExportFormat {
     Tar,
     /// Layers for the kernel's overlayfs: objects, the family's shared layer, the image's own
     Overlay,
+    /// A smaller store with the family, its base and the images that are named, for a medium that is carried elsewhere
+    Store,
 }
 
 impl Export {
     pub fn run(self, session: &Session) -> Result<Outcome> {
+        let format = match self.format {
+            ExportFormat::Dir => Format::Dir,
+            ExportFormat::Tar => Format::Tar,
+            ExportFormat::Overlay => Format::Overlay,
+            ExportFormat::Store => {
+                // The daemon has another current directory.
+                let destination = std::path::absolute(&self.destination);
+                let destination = destination.about(self.destination.display())?;
+                let request = Request::ExportStore {
+                    name: self.image,
+                    images: self.images,
+                    destination: destination.into(),
+                };
+                return session.run(request, false);
+            }
+        };
+        if !self.images.is_empty() {
+            return Err(Error::usage("--image", "only a store holds several images")
+                .remedy("use --format store"));
+        }
         let options = Options {
             image: self.image,
             destination: self.destination,
-            format: match self.format {
-                ExportFormat::Dir => Format::Dir,
-                ExportFormat::Tar => Format::Tar,
-                ExportFormat::Overlay => Format::Overlay,
-            },
+            format,
         };
         let context = session.open(false)?;
         let progress = session.progress();

@@ -3,6 +3,7 @@
 use super::table::{Align, Table};
 use super::units::{bytes, count, counted, date, percent, signed_bytes};
 use super::{apply, diff, history, holds, locks, patch, working};
+use crate::ops::export::Format;
 use crate::ops::report::{
     CheckReport, CloneReport, CollectReport, ExportReport, FamilyFold, FoldReport, FoldingStatus,
     ImportReport, InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report,
@@ -386,7 +387,11 @@ fn why(report: &WhyReport) -> String {
 }
 
 fn export(report: &ExportReport) -> String {
-    let mut out = format!("{} written to {}\n", report.image, report.destination);
+    let what = match report.format {
+        Format::Store => format!("store with {}", report.images.join(", ")),
+        _ => report.image.clone(),
+    };
+    let mut out = format!("{what} written to {}\n", report.destination);
     for difference in &report.differences {
         out.push_str(&format!("overlayfs shows otherwise: {difference}\n"));
     }

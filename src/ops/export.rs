@@ -22,6 +22,8 @@ pub enum Format {
     Tar,
     /// Layers for the kernel's overlayfs.
     Overlay,
+    /// A store of its own ([`super::export_store`]).
+    Store,
 }
 
 /// What is wanted.
@@ -68,6 +70,12 @@ pub fn export(
             archive::export_tar(&source, store, destination, progress).map(|()| Vec::new())
         }
         Format::Overlay => archive::export_overlay(&source, store, destination, progress),
+        Format::Store => {
+            return Err(Error::failed(
+                "export",
+                "a store is written by who has this one",
+            ));
+        }
     };
     let differences = match written {
         Err(_) if store.catalog().image(image.id)?.is_none() => {
@@ -77,6 +85,7 @@ pub fn export(
         written => written?,
     };
     Ok(ExportReport {
+        images: vec![image.name.clone()],
         image: image.name,
         destination: destination.clone().into(),
         format: options.format,

@@ -9,6 +9,7 @@ mod context;
 pub mod damaged;
 pub mod diff;
 pub mod export;
+pub mod export_store;
 pub mod fold;
 mod history;
 pub mod hold;

@@ -77,6 +77,19 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             };
             Ok(Report::Clone(report))
         }
+        Request::ExportStore {
+            name,
+            images,
+            destination,
+        } => {
+            let options = super::export_store::Options {
+                name: name.clone(),
+                images: images.clone(),
+                destination: destination.as_path().to_owned(),
+            };
+            let plan = super::export_store::plan(context, &options)?;
+            super::export_store::apply(context, &plan, progress).map(Report::Export)
+        }
         Request::Fold { family } => {
             let family = family.clone();
             fold(context, Options { family }, dry_run, progress).map(Report::Fold)

@@ -62,7 +62,7 @@ pub enum Report {
     Patch(PatchReport),
     /// To `Apply`.
     Apply(ApplyReport),
-    /// Of `foldfs export`, which is no request: it only reads.
+    /// To `ExportStore`; of the other formats of `foldfs export`, which are no requests.
     Export(ExportReport),
     /// To `Mount`.
     Mount(MountReport),
@@ -523,8 +523,10 @@ pub struct WhyReport {
 /// An image was written out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportReport {
-    /// The image.
+    /// The image; of a store the family.
     pub image: String,
+    /// All images that were written.
+    pub images: Vec<String>,
     /// Where it is now.
     pub destination: PathBytes,
     /// What it has become.

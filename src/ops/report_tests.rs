@@ -281,6 +281,7 @@ fn samples() -> Vec<Report> {
         }),
         Report::Export(ExportReport {
             image: text(),
+            images: vec![text()],
             destination: path(),
             format: Format::Overlay,
             differences: vec![text()],

@@ -46,6 +46,16 @@ pub enum Request {
         /// Refuse if a file of the image is open for writing.
         frozen: bool,
     },
+    /// Write a family with its base and chosen images as a store of its own. Alters nothing here, but nobody else
+    /// may do so meanwhile.
+    ExportStore {
+        /// The family, or one of its images.
+        name: String,
+        /// Images of it besides.
+        images: Vec<String>,
+        /// A new or an empty directory; absolute.
+        destination: PathBytes,
+    },
     /// Give an image or a family another name.
     Rename {
         /// The name it has.
@@ -187,6 +197,7 @@ impl Request {
         match self {
             Request::CommitImport { .. }
             | Request::Clone { .. }
+            | Request::ExportStore { .. }
             | Request::Rename { .. }
             | Request::Remove { .. }
             | Request::Fold { .. }

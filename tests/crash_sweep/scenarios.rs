@@ -347,6 +347,7 @@ fn export(world: &World, format: Format) -> Done {
         Format::Dir => "export-dir",
         Format::Tar => "export-tar",
         Format::Overlay => "export-overlay",
+        Format::Store => unreachable!("tests/root_export_store.rs sweeps it"),
     };
     let options = export::Options {
         image: "one".into(),

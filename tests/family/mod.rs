@@ -55,6 +55,13 @@ impl Fixture {
         Self { directory, context }
     }
 
+    /// The store that is in `directory` already, as `store`.
+    pub fn existing(directory: tempfile::TempDir) -> Self {
+        let store = Store::open(&directory.path().join("store"), Access::Write).unwrap();
+        let context = Context::new(Arc::new(store), 0);
+        Self { directory, context }
+    }
+
     /// Closes the store and opens it again, as a later process would.
     pub fn reopen(self) -> Self {
         self.reopen_after(|| ())

@@ -27,12 +27,6 @@ pub(super) fn after(
     if change != 0 && !changes.iter().any(|found| found.id == change) {
         return Err(no_change(context, family, change)?);
     }
-    let unfinished = context.store.unfinished_changes()?;
-    if unfinished.iter().any(|(_, image)| *image == base.id) {
-        let cause = "a change is not carried out in it yet";
-        return Err(Error::busy(format!("image {}", base.name), cause)
-            .remedy("see what the log says of it, and open the store once more"));
-    }
     let mut later: Vec<&Change> = changes.iter().filter(|found| found.id > change).collect();
     later.reverse();
     if let Some(forgotten) = later.iter().find(|found| !found.is_kept) {
