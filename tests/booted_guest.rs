@@ -9,6 +9,8 @@
 
 mod common;
 
+#[path = "booted_guest/command.rs"]
+mod command;
 #[path = "booted_guest/initramfs.rs"]
 mod initramfs;
 #[path = "booted_guest/machine.rs"]

@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use super::{
-    apply, diff, history, holds, images, import, inside, locks, manual, mounts, patch, sharing,
-    stores, working,
+    apply, boot, diff, history, holds, images, import, inside, locks, manual, mounts, patch,
+    sharing, stores, working,
 };
 
 /// The whole command line.
@@ -104,6 +104,7 @@ pub enum Command {
     Upgrade(working::Upgrade),
     #[command(hide = true)]
     Inside(inside::Inside),
+    Boot(boot::Boot),
     Export(images::Export),
     Daemon(mounts::Daemon),
     Completions(manual::Completions),
@@ -130,7 +131,7 @@ mod tests {
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
                         lock unlock log metrics why check collect diff patch revert commit discard upgrade inside \
-                        export daemon completions man";
+                        boot export daemon completions man";
         assert_eq!(names.join(" "), expected);
     }
 

@@ -4,6 +4,7 @@
 mod apply;
 mod arguments;
 mod background;
+mod boot;
 mod diff;
 mod history;
 mod holds;
@@ -108,6 +109,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Discard(discard) => discard.run(&session),
         Command::Upgrade(upgrade) => upgrade.run(&session),
         Command::Inside(_) => Ok(Outcome::Done),
+        Command::Boot(boot) => boot.run(&session),
         Command::Export(export) => export.run(&session),
         Command::Daemon(daemon) => daemon.run(&session),
         Command::Completions(completions) => completions.run(),

@@ -1,5 +1,6 @@
 //! The operations on a store: each has options, a plan that can be printed, and its application.
 
+pub mod boot;
 pub mod check;
 pub mod clone;
 pub mod collect;

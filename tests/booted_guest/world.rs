@@ -1,5 +1,6 @@
 //! Two mounted images of a Debian with a kernel, the same tree in a plain directory, and what boots them.
 
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -182,11 +183,17 @@ fn guest_tree(test: &str) -> Option<PathBuf> {
     Some(fs::canonicalize(trees.join("guest")).unwrap())
 }
 
-/// A program that `scripts/install-deps.sh` brings, or that was there before.
-fn find(program: &str) -> Option<PathBuf> {
+/// PATH, with what `scripts/install-deps.sh` brings.
+pub fn tools_first() -> OsString {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = [ours].into_iter().chain(std::env::split_paths(&path));
+    let places = [ours].into_iter().chain(std::env::split_paths(&path));
+    std::env::join_paths(places).unwrap()
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = tools_first();
+    let mut places = std::env::split_paths(&path);
     places.find_map(|place| Some(place.join(program)).filter(|program| program.exists()))
 }
 
