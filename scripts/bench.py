@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 
-from benchmark import changes, daemon, data, folding, imports, names, report, scale, walk, work
+from benchmark import changes, daemon, data, folding, imports, names, patches, report, scale, walk, work
 from benchmark.harness import WORK, remove, rows, say
 
 PARTS = {
@@ -31,6 +31,7 @@ PARTS = {
     "scale": scale.bench_scale,
     "diff": changes.bench_diff,
     "changes": changes.bench_changes,
+    "patch": patches.bench_patch,
 }
 
 
