@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -119,22 +120,56 @@ fn what_was_exported_from_guests_at_work_mounts_from_a_read_only_medium() {
     let found = there.path.metadata().unwrap();
     fs::remove_dir_all(format!("/run/foldfs/{}-{}", found.dev(), found.ino())).unwrap();
 
-    // Another store takes an image from it.
+    // Another store takes an image from it, by itself or as an archive.
     let home = TestStore::new();
     home.import("here", &store.sample(1), "f");
-    let archive = there.ok(&["export", "two", "-", "--format", "tar"]).stdout;
-    let mut import = home.command(&["import", "two", "-", "--json", "--family", "f"]);
-    let report = run(&mut import, &archive).exits(0).json();
+    let medium = there.path.as_os_str();
+    let direct: [&OsStr; 8] = [
+        "import", "direct", "", "--image", "two", "--family", "f", "--json",
+    ]
+    .map(|word| match word {
+        "" => medium,
+        word => OsStr::new(word),
+    });
+    let report = home.ok(&direct).json();
     assert_eq!(report["family"], "f", "{report}");
     let new = report["new_bytes"].as_u64().unwrap();
     let logical = report["logical_bytes"].as_u64().unwrap();
     assert!(new < logical && new >= 3 << 20, "{report}");
-    let mounted = home.mount("two");
-    expected.assert_same(
-        &mounted.snapshot(),
-        Fields::COPY,
-        "imported from the medium",
-    );
+    let archive = there.ok(&["export", "two", "-", "--format", "tar"]).stdout;
+    let mut import = home.command(&["import", "two", "-", "--json", "--family", "f"]);
+    let report = run(&mut import, &archive).exits(0).json();
+    assert_eq!(report["new_bytes"], 0, "{report}");
+    for name in ["direct", "two"] {
+        let mounted = home.mount(name);
+        expected.assert_same(&mounted.snapshot(), Fields::COPY, name);
+    }
+    home.assert_sound();
+    let listed = home.ok(&["list", "--json"]).json();
+    let from = listed["images"][0]["source"].as_str().unwrap();
+    assert!(from.ends_with("exported, image two"), "{listed}");
+
+    // What cannot be taken.
+    let with = |name: &str, place: &OsStr, image: &str| {
+        let words = [
+            OsStr::new("import"),
+            OsStr::new(name),
+            place,
+            OsStr::new("--image"),
+            OsStr::new(image),
+        ];
+        home.run(&words)
+    };
+    with("new", medium, "nobody")
+        .exits(1)
+        .says(&["there is no such image or family"]);
+    with("new", home.path.as_os_str(), "two")
+        .exits(2)
+        .says(&["it is this store", "foldfs clone"]);
+    with("new", store.place.as_os_str(), "two")
+        .exits(1)
+        .says(&["it is no store"]);
+    assert_eq!(fs::read_dir(home.path.join("staging")).unwrap().count(), 0);
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub fn export_tar(
 }
 
 /// The whole archive; gives `output` back.
-fn write_archive<W: Write>(
+pub(super) fn write_archive<W: Write>(
     source: &dyn ViewSource,
     output: W,
     name: &str,

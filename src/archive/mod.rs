@@ -58,7 +58,7 @@ pub use identity::Identity;
 pub use staged::{StagedImport, Statistics};
 pub use staging::Purpose;
 pub use tar_input::is_archive;
-pub use tar_source::{import_tar, stage_tar};
+pub use tar_source::{import_tar, stage_tar, stage_view};
 pub use view_source::{ImageSource, ViewEntry, ViewSource, ViewVisitor};
 
 /// How the names of imports in `staging/` begin.

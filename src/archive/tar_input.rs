@@ -95,7 +95,7 @@ impl Input {
     /// # Errors
     /// When it cannot be read, is empty, or compressed in a way that is not supported.
     pub(super) fn open(path: &Path, progress: &dyn Progress) -> Result<Self> {
-        let (name, mut file): (_, Box<dyn Read + Send>) = if path.as_os_str() == "-" {
+        let (name, file): (_, Box<dyn Read + Send>) = if path.as_os_str() == "-" {
             (String::from("standard input"), Box::new(io::stdin()))
         } else {
             let name = path.display().to_string();
@@ -106,6 +106,14 @@ impl Input {
             }
             (name, Box::new(file))
         };
+        Self::read(name, file)
+    }
+
+    /// Reads the beginning of an archive.
+    ///
+    /// # Errors
+    /// As [`Input::open`].
+    pub(super) fn read(name: String, mut file: Box<dyn Read + Send>) -> Result<Self> {
         let mut head = [0; 8];
         let mut length = 0;
         while length < head.len() {

@@ -8,12 +8,14 @@
 //! Content of more than 1 MiB is taken by the thread that reads the members, as it comes.
 
 use std::os::fd::BorrowedFd;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use parking_lot::Mutex;
 
+use super::export_tar::write_archive;
 use super::intake::{Intake, SMALL, Taken};
 use super::numbers::ImportNumbers;
 use super::staged::StagedImport;
@@ -23,9 +25,10 @@ use super::tar_input::{self, Input};
 use super::tar_member::{MemberKind, Members};
 use super::tar_tree::TarTree;
 use super::tree_writer::{TreeRow, TreeWriter};
+use super::view_source::ViewSource;
 use crate::error::{Context, Error, Result};
 use crate::path_bytes::PathBytes;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::store::Store;
 use crate::store::metadata::{Metadata, Time};
 use crate::store::number::Number;
@@ -54,7 +57,45 @@ pub fn stage_tar(
     purpose: Purpose,
     progress: &dyn Progress,
 ) -> Result<StagedImport> {
-    let input = Input::open(source, progress)?;
+    stage_input(store, Input::open(source, progress)?, purpose, progress)
+}
+
+/// Stages a tree of another store: each of its contents is read once, and one that is known here is not kept
+/// twice. `name` is for messages.
+///
+/// # Errors
+/// Those of reading it, and of staging.
+pub fn stage_view(
+    store: &Store,
+    (source, name): (&(dyn ViewSource + Sync), &str),
+    purpose: Purpose,
+    progress: &dyn Progress,
+) -> Result<StagedImport> {
+    let (reader, writer) = std::io::pipe().about(name)?;
+    std::thread::scope(|scope| {
+        // It ends when there is no reader any more.
+        let written = scope.spawn(move || write_archive(source, writer, name, &Silent).map(drop));
+        let staged = Input::read(name.to_owned(), Box::new(reader))
+            .and_then(|input| stage_input(store, input, purpose, progress));
+        let written = written.join().unwrap_or_else(|panic| resume_unwind(panic));
+        match written {
+            // Nobody read on: either all was read, or why it was not says more.
+            Ok(())
+            | Err(Error {
+                errno: Some(libc::EPIPE),
+                ..
+            }) => staged,
+            Err(error) => Err(error),
+        }
+    })
+}
+
+fn stage_input(
+    store: &Store,
+    input: Input,
+    purpose: Purpose,
+    progress: &dyn Progress,
+) -> Result<StagedImport> {
     let staging = Staging::create(store, purpose)?;
     let intake = Intake::new(store, &staging)?;
     let numbers = ImportNumbers::new(store, purpose)?;

@@ -30,8 +30,11 @@ pub struct Import {
     /// The new image's name
     name: String,
     /// A directory; a tar archive, plain or compressed with gzip, xz or zstd; `-` for an archive
-    /// on standard input
+    /// on standard input; with --image, another store
     source: PathBuf,
+    /// Take this image of the store that SOURCE is, or a family's base
+    #[arg(long, value_name = "IMAGE|FAMILY")]
+    image: Option<String>,
     /// Join this family, or found it if there is none of that name
     #[arg(long, value_name = "FAMILY")]
     family: Option<String>,
@@ -52,7 +55,7 @@ impl Import {
         self.check_name(&store)?;
         let progress = session.progress();
         let interrupt = Interrupt::watch(&store, &format!("import {}", self.name), session.json)?;
-        let staged = self.stage(&store, &*progress);
+        let staged = self.stage(session, &store, &*progress);
         // Also after an error: it may come from what the interrupt takes away.
         interrupt.past_the_point();
         let staged = staged?;
@@ -82,10 +85,12 @@ impl Import {
 
     /// Where the image comes from, for people: it may be read elsewhere.
     fn source(&self) -> String {
+        let image = self.image.as_ref();
+        let image = image.map_or(String::new(), |image| format!(", image {image}"));
         match self.source.canonicalize() {
             _ if self.source.as_os_str() == "-" => String::from("standard input"),
-            Ok(path) => PathBytes::from(path).to_string(),
-            Err(_) => PathBytes::from(self.source.clone()).to_string(),
+            Ok(path) => PathBytes::from(path).to_string() + &image,
+            Err(_) => PathBytes::from(self.source.clone()).to_string() + &image,
         }
     }
 
@@ -113,12 +118,27 @@ impl Import {
         Ok(())
     }
 
-    fn stage(&self, store: &Store, progress: &dyn Progress) -> Result<StagedImport> {
+    fn stage(
+        &self,
+        session: &Session,
+        store: &Store,
+        progress: &dyn Progress,
+    ) -> Result<StagedImport> {
         progress.message(&format!("reading {}", self.source.display()));
         let purpose = match self.dry.dry_run {
             true => Purpose::DryRun,
             false => Purpose::Commit,
         };
+        if let Some(image) = &self.image {
+            let from = Arc::new(Store::open(&self.source, Access::Read)?);
+            if from.id() == store.id() {
+                return Err(Error::usage(self.source.display(), "it is this store")
+                    .remedy("foldfs clone makes an image of one that is here"));
+            }
+            let from = ops::Context::new(from, session.config.threads);
+            let staged = ops::export::stage(&from, image, (store, purpose), progress);
+            return staged.map_err(|error| ops::damaged::named(&from, error));
+        }
         if self.source.as_os_str() != "-" {
             let about = self.source.display();
             if std::fs::metadata(&self.source).about(&about)?.is_dir() {

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::context::Context;
 use super::report::ExportReport;
-use crate::archive::{self, ImageSource};
+use crate::archive::{self, ImageSource, Purpose, StagedImport};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::store::Store;
 use crate::store::catalog::Reads;
 
 /// What an export writes.
@@ -91,4 +92,27 @@ pub fn export(
         format: options.format,
         differences,
     })
+}
+
+/// Stages an image of this store in another one, for an import there.
+///
+/// # Errors
+/// No image of that name; those of reading it, and of staging.
+pub fn stage(
+    context: &Context,
+    image: &str,
+    (into, purpose): (&Store, Purpose),
+    progress: &dyn Progress,
+) -> Result<StagedImport> {
+    let store = &context.store;
+    let _placement = store.keep_placement()?;
+    let found = store.catalog().image_by_name(image)?;
+    let found = found.ok_or_else(|| super::unknown_name(image))?;
+    let view = context.images.view(&found)?;
+    let source = ImageSource {
+        view: &view,
+        objects: store.objects(),
+    };
+    let name = format!("{}: image {image}", store.path().display());
+    archive::stage_view(into, (&source, &name), purpose, progress)
 }
