@@ -18,6 +18,7 @@ mod world;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -445,4 +446,75 @@ fn a_hostile_tree_leads_an_upgrade_nowhere() {
     one.unmount();
     world.store.wait_for_daemons();
     world.store.assert_sound();
+}
+
+/// Waits until something is so.
+#[track_caller]
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("in 20 s: {what}");
+}
+
+#[test]
+fn what_is_done_in_a_live_tree_is_seen_file_by_file_as_they_are_closed() {
+    let name = "what_is_done_in_a_live_tree_is_seen_file_by_file_as_they_are_closed";
+    if !can_run(name, needs_fuse()) {
+        return;
+    }
+    let world = World::new(|root| tree(root, false));
+    let store = &world.store;
+    let (one, two) = (world.mount("one"), world.mount("two"));
+    fs::write(two.join("etc/own"), "two's own").unwrap();
+    store
+        .run(&["mount", "f", "/mnt", "--live"])
+        .exits(2)
+        .says(&["--shared"]);
+    let work = store.mount_given("f", &["--shared".as_ref(), "--live".as_ref()]);
+    let reads = |image: &Mounted, path: &str| fs::read(image.join(path)).unwrap_or_default();
+
+    // What is open waits, and what is done beside it does not wait for it.
+    let mut open = File::create(work.join("etc/conf")).unwrap();
+    open.write_all(b"half of ").unwrap();
+    fs::write(work.join("etc/own"), "patched").unwrap();
+    write(&work.path, "opt/new/file", "made");
+    fs::remove_dir_all(work.join("gone")).unwrap();
+    fs::hard_link(work.join("opt/new/file"), work.join("opt/second")).unwrap();
+    until(
+        "a closed file, a link, and a directory that is gone",
+        || {
+            reads(&one, "etc/own") == b"patched"
+                && reads(&one, "opt/second") == b"made"
+                && !one.join("gone").exists()
+        },
+    );
+    assert_eq!(reads(&one, "etc/conf"), b"old");
+    assert_eq!(reads(&two, "etc/own"), b"two's own");
+    open.write_all(b"it").unwrap();
+    drop(open);
+    until("what was open", || reads(&two, "etc/conf") == b"half of it");
+    fs::rename(work.join("share"), work.join("moved")).unwrap();
+    until("a directory that was renamed", || {
+        reads(&two, "moved/a") == b"old" && !two.join("share").exists()
+    });
+    let shown = work.snapshot();
+    shown.assert_same(&one.snapshot(), Fields::COPY, "the tree and an image");
+    let log = store.ok(&["log", "f", "--json"]).json();
+    let changes = log["changes"].as_array().unwrap();
+    assert!(changes.len() >= 3, "{log}");
+    let is_live = |change: &serde_json::Value| change["why"] == "live";
+    assert!(changes.iter().all(is_live), "{log}");
+
+    // What was done last is committed, and the tree goes with it.
+    fs::write(work.join("etc/own"), "at last").unwrap();
+    work.unmount();
+    until("what was done last", || {
+        reads(&one, "etc/own") == b"at last" && roles(&world).len() == 2
+    });
+    drop((one, two));
+    store.ok(&["check", "--content"]);
 }

@@ -21,7 +21,7 @@ use family::guest::Guest;
 use family::{Fixture, Snapshot, live, settle_at, write};
 use foldfs::error::Result;
 use foldfs::filesystem::open::OpenFlags;
-use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source};
+use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source, Worked};
 use foldfs::ops::request::{Call, Request};
 use foldfs::ops::{self, check, clone, collect, working};
 use foldfs::progress::Silent;
@@ -325,7 +325,7 @@ fn whatever_step_fails_it_is_committed_or_not() {
         new: fixture.snapshot("f.work"),
         source: Source::Working {
             family: "f".into(),
-            upgrade: false,
+            worked: Worked::ByHand,
         },
         on_conflict: OnConflict::Keep,
         fixture,

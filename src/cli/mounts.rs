@@ -44,6 +44,9 @@ pub struct Mount {
     /// `foldfs commit` says so, or never (`foldfs discard`)
     #[arg(long, requires = "image")]
     shared: bool,
+    /// With --shared: what is done in the tree is committed at once, file by file as they are closed
+    #[arg(long, requires = "shared")]
+    live: bool,
     #[command(flatten)]
     dry: DryRun,
 }
@@ -63,6 +66,7 @@ impl Mount {
                 image,
                 directory: directory.into(),
                 options,
+                live: self.live,
             },
             dry_run: self.dry.dry_run,
         };
@@ -90,6 +94,7 @@ pub fn mount(
         image,
         directory,
         options,
+        live: false,
     };
     let call = Call {
         request,

@@ -18,7 +18,7 @@ use super::arguments::DryRun;
 use super::session::{self, Session};
 use super::{background, mounts};
 use crate::error::{Context as _, Error, Result};
-use crate::ops::patch::Source;
+use crate::ops::patch::{Source, Worked};
 use crate::ops::report::{Report, WorkingReport};
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::path_bytes::PathBytes;
@@ -45,7 +45,7 @@ impl Commit {
         let _alone = Alone::take(session, &self.family)?;
         let source = Source::Working {
             family: self.family,
-            upgrade: false,
+            worked: Worked::ByHand,
         };
         self.how.run(session, source, None)
     }
@@ -119,7 +119,7 @@ impl Upgrade {
         });
         let source = Source::Working {
             family: family.clone(),
-            upgrade: true,
+            worked: Worked::ByUpgrade,
         };
         if finish {
             let _alone = Alone::take(session, &family)?;
@@ -318,6 +318,7 @@ fn in_tree(
             allow_other: true,
             ..MountOptions::default()
         },
+        live: false,
     };
     let call = Call {
         request,

@@ -19,6 +19,8 @@ pub type ChangeLock = Arc<RwLock<()>>;
 pub(super) struct Notes {
     /// Goes up after each change of names or metadata.
     pub(super) changes: AtomicU64,
+    /// Goes up when somebody has ended writing to a file.
+    pub(super) closed: AtomicU64,
     /// Files whose content somebody has ended writing to.
     pub(super) altered: Journal,
     /// Shared files that became the image's own, with content.

@@ -6,6 +6,7 @@
 //! that are open for it. Those are read when the lock is free again, where they cannot be reflinked.
 //! What is in the target is seen by nobody yet, so it is built in place.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,14 +70,24 @@ impl Filesystem {
     /// The path of a file that is open for writing, if there is one that has a name, at a path that is
     /// meant.
     pub fn open_for_writing(&self, is_meant: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-        let nodes = self.table.all();
-        let written = nodes.iter().filter(|node| {
-            node.writers.load(Ordering::SeqCst) > 0 && !matches!(node.place(), Place::Unlinked)
-        });
         // One with several names may stand anywhere.
         let meant =
             |node: &&Arc<Node>| matches!(node.place(), Place::Index) || is_meant(&path_of(node));
-        written.into_iter().find(meant).map(path_of)
+        self.written().iter().find(meant).map(path_of)
+    }
+
+    /// The numbers of all files that have a name and are open for writing.
+    pub fn numbers_written(&self) -> HashSet<u64> {
+        let written = self.written();
+        written.iter().map(|node| node.number.get()).collect()
+    }
+
+    fn written(&self) -> Vec<Arc<Node>> {
+        let mut nodes = self.table.all();
+        nodes.retain(|node| {
+            node.writers.load(Ordering::SeqCst) > 0 && !matches!(node.place(), Place::Unlinked)
+        });
+        nodes
     }
 }
 

@@ -65,6 +65,7 @@ impl Drop for Writer {
         drop(closed);
         if !unlinked {
             self.notes.altered.add(self.node.number);
+            self.notes.closed.fetch_add(1, Ordering::Release);
         }
     }
 }

@@ -181,6 +181,13 @@ impl Images {
         self.notes(image).changes.load(Ordering::Acquire)
     }
 
+    /// [`Images::changes`], and how often somebody has ended writing to a file.
+    pub fn alterations(&self, image: ImageId) -> (u64, u64) {
+        let notes = self.notes(image);
+        let closed = notes.closed.load(Ordering::Acquire);
+        (notes.changes.load(Ordering::Acquire), closed)
+    }
+
     /// Has everybody who compares [`Images::changes`], or takes what was altered, look at all of an
     /// image again.
     pub fn note_change(&self, image: ImageId) {

@@ -182,6 +182,9 @@ pub enum Request {
         directory: PathBytes,
         /// How.
         options: MountOptions,
+        /// It is a family's working tree, and what is done there is committed at once.
+        #[serde(default)]
+        live: bool,
     },
     /// Unmount what is mounted on a directory, or on directories directly below it by a mount of
     /// all images.

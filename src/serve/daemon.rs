@@ -17,6 +17,7 @@ use super::fuse::adapter::Adapter;
 use super::fuse::mount::Mounted;
 use super::fuse::pool;
 use super::fuse::requests::{Counted, Requests};
+use super::live::{Committing, LiveTrees};
 use super::metrics::Numbers;
 use super::metrics_server::MetricsServer;
 use super::mount_table;
@@ -110,6 +111,7 @@ pub struct Daemon {
     was_asked: AtomicBool,
     pool: Arc<rayon::ThreadPool>,
     requests: Arc<Requests>,
+    live: Arc<LiveTrees>,
 }
 
 impl Daemon {
@@ -126,6 +128,7 @@ impl Daemon {
             was_asked: AtomicBool::new(false),
             pool: pool::pool()?,
             requests: Arc::default(),
+            live: Arc::default(),
         }))
     }
 
@@ -139,6 +142,7 @@ impl Daemon {
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
         let folding = Folding::start(self.context.clone(), self.options.schedule)?;
+        let committing = Committing::start(self.context.clone(), self.live.clone())?;
         let metrics = self.serve_metrics();
         log::info!(socket:% = self.options.socket.display(); "daemon began");
         service_manager::notify(service_manager::READY);
@@ -149,6 +153,7 @@ impl Daemon {
             self.changed.wait(&mut work);
         }
         drop(work);
+        drop(committing);
         drop(folding);
         drop(metrics);
         self.unmount_all();
@@ -297,17 +302,30 @@ impl Daemon {
         }
     }
 
+    /// Has what is done in a working tree committed at once.
+    fn commit_live(&self, name: &str) -> Result<()> {
+        let catalog = self.context.store.catalog();
+        let tree = catalog.image_by_name(name)?;
+        let tree = tree.filter(|tree| tree.role == ImageRole::Working);
+        if let Some(tree) = tree
+            && let Some(family) = catalog.family(tree.family)?
+        {
+            self.live.add(tree.id, family.name);
+        }
+        Ok(())
+    }
+
+    /// `make`: the directories, too, where there are none.
     fn mount(
         &self,
-        name: Option<&str>,
-        directory: &Path,
+        targets: &[(Image, PathBuf)],
         options: MountOptions,
+        make: bool,
         dry_run: bool,
     ) -> Result<Report> {
-        let targets = self.mount_targets(name, directory)?;
         let mut mounts = self.mounts.lock();
         mounts.retain(Serving::is_there);
-        for (image, _) in &targets {
+        for (image, _) in targets {
             if let Some(serving) = mounts.iter().find(|serving| serving.image == image.id) {
                 let place = serving.mounted.directory().display();
                 let cause = format!("it is mounted on {place} already");
@@ -338,11 +356,11 @@ impl Daemon {
         }
         let before = mounts.len();
         for (image, place) in targets {
-            match self.serve_image(&image, &place, options, name.is_none()) {
+            match self.serve_image(image, place, options, make) {
                 Ok(mounted) => {
                     let serving = Serving {
                         image: image.id,
-                        name: image.name,
+                        name: image.name.clone(),
                         mounted,
                     };
                     serving.say("mounted");
@@ -461,12 +479,18 @@ impl Performer for Daemon {
                 image,
                 directory,
                 options,
-            } => self.mount(
-                image.as_deref(),
-                directory.as_path(),
-                *options,
-                call.dry_run,
-            ),
+                live,
+            } => {
+                let targets = self.mount_targets(image.as_deref(), directory.as_path());
+                let make = image.is_none();
+                let report = targets.and_then(|it| self.mount(&it, *options, make, call.dry_run));
+                match (&report, image) {
+                    (Ok(_), Some(image)) if *live && !call.dry_run => {
+                        self.commit_live(image).and(report)
+                    }
+                    _ => report,
+                }
+            }
             Request::Unmount { directory } => self.unmount(directory.as_path(), call.dry_run),
             Request::Metrics => self
                 .metrics()

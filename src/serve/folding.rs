@@ -1,35 +1,14 @@
 //! The daemon's thread that folds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Context as _, Error, Result};
 use crate::ops::Context;
 use crate::ops::passes::{self, Schedule};
 
-#[derive(Default)]
-struct Stop {
-    /// A pass looks at this between two files.
-    flag: AtomicBool,
-    /// Who waits for the next pass waits for this.
-    lock: Mutex<()>,
-    changed: Condvar,
-}
-
-impl Stop {
-    /// Waits, unless it is time to end; whether to go on.
-    fn wait(&self, time: Duration) -> bool {
-        let mut lock = self.lock.lock();
-        if !self.flag.load(Ordering::Relaxed) {
-            self.changed.wait_for(&mut lock, time);
-        }
-        !self.flag.load(Ordering::Relaxed)
-    }
-}
+use super::stop::Stop;
 
 /// A thread that makes passes until it is dropped; that waits for the file, or the family's placement,
 /// that it has in its hands.
@@ -57,7 +36,7 @@ impl Folding {
                 if !stopped.wait(pause) {
                     return;
                 }
-                make_pass(&context, &schedule, &stopped.flag);
+                make_pass(&context, &schedule, stopped.flag());
                 pause = interval;
             }
         };
@@ -74,11 +53,7 @@ impl Folding {
 
 impl Drop for Folding {
     fn drop(&mut self) {
-        {
-            let _lock = self.stop.lock.lock();
-            self.stop.flag.store(true, Ordering::Relaxed);
-        }
-        self.stop.changed.notify_all();
+        self.stop.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -7,8 +7,10 @@ pub mod dead_mounts;
 mod folding;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+mod live;
 mod metrics;
 mod metrics_server;
 pub mod mount_table;
 pub mod protocol;
 mod service_manager;
+mod stop;

@@ -1,6 +1,6 @@
 //! Changes of a family: made of a patch, taken back, committed in a working tree.
 
-use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source};
+use foldfs::ops::patch::{self, ApplyOptions, CreateOptions, OnConflict, Source, Worked};
 use foldfs::ops::{collect, working};
 use foldfs::progress::Silent;
 
@@ -102,8 +102,8 @@ fn make_tree(world: &World) -> Done {
 
 fn commit(world: &World) -> Done {
     let family = "family".into();
-    let upgrade = false;
-    change(world, Source::Working { family, upgrade })
+    let worked = Worked::ByHand;
+    change(world, Source::Working { family, worked })
 }
 
 /// One of everything that a change can be.

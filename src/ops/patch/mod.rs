@@ -25,7 +25,7 @@ pub use changes::changes;
 pub use create::{CreateOptions, create};
 pub use decide::Conflict;
 pub use show::{ShowOptions, show};
-pub use source::{Source, make_objects};
+pub use source::{Source, Worked, make_objects};
 pub use unfinished::{check_left, finish_left};
 
 use super::report::{PatchContents, PatchReport};

@@ -1,7 +1,7 @@
 //! What a change is made of: a patch, a tree that was staged, or a change that is taken back. All become
 //! the same: a table of paths, and where the contents are to be had.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -10,13 +10,25 @@ use super::entries::entries;
 use crate::archive::patch::{PatchFile, PatchTable, PublicKey, encode_record};
 use crate::archive::{ComparedLayer, ComparedStaged, ComparedView, StagedImport};
 use crate::error::{Error, Result};
-use crate::merge::compare::{Scope, Tree, Within, compare};
+use crate::merge::compare::{Difference, Scope, Tree, Within, compare};
 use crate::ops::path::names;
 use crate::ops::{Context, clone, unknown_name, working};
 use crate::path_bytes::PathBytes;
 use crate::progress::Progress;
 use crate::store::catalog::{Change, ChangeKind, ChangeReads, Family, Image, Reads, Untouched};
 use crate::store::number::ImageId;
+
+/// How a working tree was worked in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Worked {
+    /// By somebody, who says that it is done.
+    ByHand,
+    /// By `foldfs upgrade`.
+    ByUpgrade,
+    /// It is committed as it is changed: what is open for writing waits until it is closed.
+    Live,
+}
 
 /// What a change is to be made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +54,8 @@ pub enum Source {
     Working {
         /// The family.
         family: String,
-        /// By `foldfs upgrade`.
-        upgrade: bool,
+        /// How.
+        worked: Worked,
     },
     /// What an image of the family has otherwise than the base.
     Image {
@@ -106,13 +118,15 @@ impl Origin {
                 let bases = (family, base);
                 staged_tree(context, (staged, origin, *is_layer), bases, progress)
             }
-            Source::Working { upgrade, .. } => {
+            Source::Working { worked, .. } => {
                 let image = working::tree_of(context, family)?;
-                let kind = match upgrade {
-                    true => ChangeKind::Upgrade,
-                    false => ChangeKind::Commit,
+                let kind = match worked {
+                    Worked::ByUpgrade => ChangeKind::Upgrade,
+                    Worked::ByHand | Worked::Live => ChangeKind::Commit,
                 };
-                let origin = image_tree(context, (family, base), &image, &[], progress)?;
+                let leaves_open = *worked == Worked::Live;
+                let image = (&image, leaves_open);
+                let origin = image_tree(context, (family, base), image, &[], progress)?;
                 Ok(Origin { kind, ..origin })
             }
             Source::Image { image, paths } => {
@@ -121,7 +135,7 @@ impl Origin {
                 if found.family != family.id {
                     return Err(other_family(image, family));
                 }
-                image_tree(context, (family, base), &found, paths, progress)
+                image_tree(context, (family, base), (&found, false), paths, progress)
             }
             Source::Change { change } => change_back(context, *change),
         }
@@ -197,20 +211,30 @@ fn differences(
     scope: &Scope,
 ) -> Result<(Vec<u8>, PatchTable)> {
     let found = compare(old, new, scope)?;
+    table_of(names, &found, old, new)
+}
+
+fn table_of(
+    names: (&str, &str),
+    found: &[Difference],
+    old: &mut dyn Tree,
+    new: &mut dyn Tree,
+) -> Result<(Vec<u8>, PatchTable)> {
     encode_record(&PatchTable {
         old: names.0.as_bytes().to_vec(),
         new: names.1.as_bytes().to_vec(),
-        entries: entries(&found, old, new)?,
+        entries: entries(found, old, new)?,
         variants: 0,
         contents: Vec::new(),
     })
 }
 
-/// What an image has otherwise than the base, at one moment.
+/// What an image has otherwise than the base, at one moment. `leaves_open`: but for files that are open for
+/// writing; else there must be none.
 fn image_tree(
     context: &Context,
     (family, base): (&Family, &Image),
-    image: &Image,
+    (image, leaves_open): (&Image, bool),
     paths: &[PathBytes],
     progress: &dyn Progress,
 ) -> Result<Origin> {
@@ -225,14 +249,22 @@ fn image_tree(
     let still = filesystem.alter();
     let scope = Scope::new(scope);
     let is_meant = |path: &[u8]| scope.of(path) == Within::Inside;
-    if let Some(path) = filesystem.open_for_writing(is_meant) {
+    let mut open = HashSet::new();
+    if leaves_open {
+        open = filesystem.numbers_written();
+    } else if let Some(path) = filesystem.open_for_writing(is_meant) {
         let object = format!("{}: {}", image.name, PathBytes::from(path));
         return Err(Error::busy(object, "it is open for writing").remedy("close it"));
     }
     let mut old = ComparedView::new(&view, objects)?;
     let mut new = ComparedView::new(&filesystem.view, objects)?;
     let called = (&*family.name, &*image.name);
-    let (record, table) = differences(called, &mut old, &mut new, &scope)?;
+    let mut found = compare(&mut old, &mut new, &scope)?;
+    found.retain(|difference| {
+        let new = difference.new.as_ref();
+        !new.is_some_and(|side| open.contains(&side.number))
+    });
+    let (record, table) = table_of(called, &found, &mut old, &mut new)?;
     drop(still);
     Ok(Origin {
         name: image.name.clone(),
