@@ -79,7 +79,7 @@ bench: build ## foldfs beside what one would use instead (root): make bench RUNS
 	$(CARGO) build --release --locked --example latency
 	scripts/install-deps.sh bench
 	scripts/trees.sh all
-	scripts/trees.sh workshop
+	scripts/trees.sh workshop guest
 	python3 scripts/bench.py --runs $(RUNS)
 
 trees: ## the real Debian trees that demo and bench work on, under target/trees (root)

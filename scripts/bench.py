@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 
-from benchmark import changes, daemon, data, folding, imports, names, patches, report, scale, walk, work
+from benchmark import changes, daemon, data, folding, guests, imports, names, patches, report, scale, walk, work
 from benchmark.harness import WORK, remove, rows, say
 
 PARTS = {
@@ -32,6 +32,7 @@ PARTS = {
     "diff": changes.bench_diff,
     "changes": changes.bench_changes,
     "patch": patches.bench_patch,
+    "boot": guests.bench_boot,
 }
 
 

@@ -9,19 +9,21 @@ set -euo pipefail
 
 # package:program that it brings
 build="gcc:cc libc6-dev:/usr/include/stdio.h make:make"
+virtiofsd="libcap-ng-dev:/usr/include/cap-ng.h libseccomp-dev:/usr/include/seccomp.h"
 test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
     btrfs-progs:mkfs.btrfs fuse3:fusermount3
     mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3
     python3-prometheus-client:/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py
     rsync:rsync mmdebstrap:mmdebstrap sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare
-    libcap-ng-dev:/usr/include/cap-ng.h libseccomp-dev:/usr/include/seccomp.h systemd:systemd-analyze"
+    systemd:systemd-analyze $virtiofsd"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
-bench="mmdebstrap:mmdebstrap ostree:ostree python3:python3 jdupes:jdupes rdfind:rdfind
+bench="$virtiofsd mmdebstrap:mmdebstrap ostree:ostree python3:python3 jdupes:jdupes rdfind:rdfind
     fuse-overlayfs:fuse-overlayfs unionfs-fuse:unionfs e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs mount:losetup
     util-linux:unshare tar:tar"
 
 # crate@version of a program with the crate's name, as `--version` tells them
-crates="fsx@0.3.2 pjdfstest@0.2.2 virtiofsd@1.14.0"
+suites="fsx@0.3.2 pjdfstest@0.2.2"
+guests="virtiofsd@1.14.0"
 tools=$(dirname "$0")/../target/tools
 qemu='qemu-system-x86_64'
 
@@ -49,8 +51,9 @@ for group in "${@:-all}"; do
         [[ " ${missing[*]} " == *" $package "* ]] || missing+=("$package")
     done
     case $group in
-        test | all)
-            wanted_crates=$crates
+        test | bench | all)
+            wanted_crates="$wanted_crates $guests"
+            [ "$group" = bench ] || wanted_crates="$wanted_crates $suites"
             PATH=$tools/bin:$PATH command -v $qemu >/dev/null || missing_qemu=yes
             ;;
     esac

@@ -1,17 +1,31 @@
 //! A patch and a fold, while guests run.
 
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::common::directory::drop_caches;
-use super::common::store::tool;
+use super::common::mapping::cached_pages;
+use super::common::store::{Mounted, tool};
+use super::common::without_passthrough;
 use super::machine::Guest;
 use super::world::{World, at_once};
 
 /// What is patched is a copy of it.
 const PROGRAM: &str = "usr/bin/perl";
+
+/// What both guests read.
+const LARGE: &str = "usr/share/large";
+
+fn large_size() -> usize {
+    (if is_full() { 200 } else { 32 }) << 20
+}
+
+fn is_full() -> bool {
+    std::env::var("FOLDFS_TEST_SUITES").is_ok_and(|form| form == "full")
+}
 
 /// A program that waits until it is asked, and then says that it goes on. It is read again then: nothing of it is cached.
 const RUN_OLD: &str = "mkfifo /run/ask; /opt/patched/tool -e 'open F, \"<\", \"/run/ask\"; <F>; require Text::ParseWords; \
@@ -24,8 +38,10 @@ const MAKE_ALIKE: &str = "mkdir /srv/alike && cp -a /usr/lib/python3.11/email /u
 #[test]
 fn running_guests_see_a_patch_and_no_fold() {
     let test = "running_guests_see_a_patch_and_no_fold";
-    let Some(world) = World::open_with(test, |tree| furnish(tree, "old", &tree.join(PROGRAM)))
-    else {
+    let Some(world) = World::open_with(test, |tree| {
+        furnish(tree, "old", &tree.join(PROGRAM));
+        fs::write(tree.join(LARGE), vec![b'.'; large_size()]).unwrap();
+    }) else {
         return;
     };
     let patch = patch(&world);
@@ -42,6 +58,7 @@ fn running_guests_see_a_patch_and_no_fold() {
         );
         guest
     });
+    have_one_copy(&world, &images, &mut guests);
     let before = size(&mut guests[0]);
     world
         .store
@@ -86,6 +103,25 @@ fn running_guests_see_a_patch_and_no_fold() {
     world.close(images.into());
 }
 
+/// A file that both read is in the host's memory once, as its object.
+fn have_one_copy(world: &World, images: &[Mounted], guests: &mut [Guest]) {
+    if without_passthrough() {
+        return;
+    }
+    at_once(guests.iter_mut().collect(), |guest| {
+        guest.run(&format!("cat /{LARGE} >/dev/null"))
+    });
+    for image in images {
+        let file = File::open(image.join(LARGE)).unwrap();
+        assert_eq!(cached_pages(file.as_fd()).unwrap(), 0, "a copy of its own");
+    }
+    let why = world.store.ok(&["why", "one", LARGE, "--json"]).json();
+    let (start, rest) = why["digest"].as_str().unwrap().split_at(2);
+    let object = world.store.path.join("objects").join(start).join(rest);
+    let pages = cached_pages(File::open(object).unwrap().as_fd()).unwrap();
+    assert_eq!(pages, large_size() as u64 / 4096);
+}
+
 /// The process that runs the old program still has it, and what it has not read yet.
 fn goes_on(guest: &mut Guest) {
     guest.run("echo 3 >/proc/sys/vm/drop_caches");
@@ -100,8 +136,7 @@ fn size(guest: &mut Guest) -> u64 {
 
 /// Hashes all files, in the order of their names; in the short form, of these directories.
 fn hash_command() -> String {
-    let is_full = std::env::var("FOLDFS_TEST_SUITES").is_ok_and(|form| form == "full");
-    let places = if is_full {
+    let places = if is_full() {
         "/"
     } else {
         "/etc /opt /srv /usr/sbin /var/lib"
