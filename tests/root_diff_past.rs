@@ -211,3 +211,30 @@ fn a_patch_can_be_made_of_what_was() {
     let state = PathBuf::from(format!("f@{second}"));
     assert!(told(&world, &state, &now, false).unwrap().equal);
 }
+
+#[test]
+fn what_the_base_gave_up_is_what_it_had() {
+    let world = World::new();
+    world.clone("two", "old");
+    world.clone("two", "new");
+    run(&world.guest("new"), &Op::Write(0, true));
+    let file = world.create("old", "new");
+    let before = copy(&world, "before");
+    let made = world.apply(&file, OnConflict::Replace);
+    let state = Path::new("f@0");
+    let gave_up = told(&world, state, Path::new("f"), true).unwrap();
+    // The base had another version than the patch says.
+    let text = gave_up
+        .differences
+        .iter()
+        .find_map(|entry| entry.text.clone());
+    assert!(
+        made.change.is_some() && text.unwrap().contains("-old"),
+        "{:?}",
+        paths(&gave_up)
+    );
+    assert_eq!(
+        paths(&told(&world, state, &before, false).unwrap()),
+        Vec::<String>::new()
+    );
+}
