@@ -11,12 +11,13 @@
 mod family;
 mod patch_model;
 
-use family::{Snapshot, live};
+use family::{Fixture, Snapshot, live};
 use foldfs::filesystem::open::OpenFlags;
 use foldfs::ops::hold;
 use foldfs::ops::patch::{OnConflict, Source};
 use foldfs::progress::Silent;
-use patch_model::world::World;
+use foldfs::store::catalog::Share;
+use patch_model::world::{World, tree};
 
 /// What an image shows, but for the numbers and the times that are nobody's.
 fn shown(snapshot: &Snapshot) -> Vec<(String, String)> {
@@ -156,4 +157,36 @@ fn what_is_open_when_it_leaves_the_shared_layer_is_kept_until_it_is_closed() {
     let fixture = world.fixture.reopen();
     drop(fixture.filesystem("follows"));
     assert_eq!(kept(), 0);
+}
+
+#[test]
+fn a_directory_that_is_open_and_gone_keeps_its_metadata() {
+    let fixture = Fixture::new();
+    for name in ["one", "two"] {
+        let source = fixture.source(name);
+        tree(&source, false, 1_100_000_000);
+        std::fs::create_dir(source.join("var")).unwrap();
+        fixture.import_as(name, &source, Some("f"), Share::Majority);
+    }
+    let world = World { fixture };
+    for clone in ["gone", "other", "old", "new"] {
+        world.clone("f", clone);
+    }
+    assert!(world.fixture.shared("f").contains(&"/var".into()));
+    world.guest("new").chmod("var", 0o700).unwrap();
+    let file = world.create("old", "new");
+    let gone = world.guest("gone");
+    let live = gone.0.clone();
+    let open = live::node(&live, "var");
+    gone.rmdir("var").unwrap();
+    let shown = || {
+        let attributes = live.attributes(&open).unwrap();
+        (attributes.number, attributes.mode, attributes.mtime)
+    };
+    let before = shown();
+    world.apply(&file, OnConflict::Keep);
+    assert_eq!(shown(), before);
+    assert_eq!(world.fixture.snapshot("other")["var"].mode, 0o700);
+    drop((open, live, gone));
+    world.assert_sound();
 }

@@ -115,6 +115,24 @@ impl Alteration<'_> {
         Ok(true)
     }
 
+    /// A shared directory is about to get other metadata: one that has no name here any more, but is open, keeps
+    /// its own.
+    ///
+    /// # Errors
+    /// Those of the host, ENOSPC for one.
+    pub fn keep_unlinked_metadata(&mut self, directory: Number) -> Outcome<()> {
+        let filesystem = self.filesystem;
+        let shown = filesystem.view.shown_as(directory, Time::default());
+        let Some(node) = filesystem.table.get(shown.number) else {
+            return Ok(());
+        };
+        self.done_with.push(node.clone());
+        match (node.place(), node.shared_directory()) {
+            (Place::Unlinked, Some(shown)) if shown == directory => filesystem.own_directory(&node),
+            _ => Ok(()),
+        }
+    }
+
     /// The shared layer has changed: what left it has no name any more.
     pub fn parted(&mut self) {
         for node in self.parting.drain(..) {

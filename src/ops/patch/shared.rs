@@ -230,6 +230,11 @@ impl SharedSteps {
         others.map(|(_, step)| step.directory)
     }
 
+    /// The shared directories that get other metadata.
+    pub(super) fn directories(&self) -> impl Iterator<Item = Number> {
+        self.directories.values().map(|step| step.directory)
+    }
+
     /// The inodes that leave the shared layer; of each, its position.
     pub(super) fn leaving(&self) -> impl Iterator<Item = (usize, &Arc<SharedInode>)> {
         let steps = self.names.iter();

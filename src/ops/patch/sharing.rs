@@ -139,6 +139,10 @@ impl Sharing {
                 return Ok(false);
             }
             let image = still.filesystem().view.layer.image();
+            for directory in self.steps.directories() {
+                let kept = still.keep_unlinked_metadata(directory);
+                kept.map_err(|failure| failure.about(format!("images/{image}")))?;
+            }
             for (position, leaving) in self.steps.leaving() {
                 let parts = still.part_with(leaving, satisfied.contains(&position));
                 if !parts.map_err(|failure| failure.about(format!("images/{image}")))? {
