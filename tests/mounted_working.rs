@@ -506,7 +506,7 @@ fn what_is_done_in_a_live_tree_is_seen_file_by_file_as_they_are_closed() {
     let log = store.ok(&["log", "f", "--json"]).json();
     let changes = log["changes"].as_array().unwrap();
     assert!(changes.len() >= 3, "{log}");
-    let is_live = |change: &serde_json::Value| change["why"] == "live";
+    let is_live = |change: &serde_json::Value| change["kind"] == "live";
     assert!(changes.iter().all(is_live), "{log}");
 
     // What was done last is committed, and the tree goes with it.
@@ -516,5 +516,67 @@ fn what_is_done_in_a_live_tree_is_seen_file_by_file_as_they_are_closed() {
         reads(&one, "etc/own") == b"at last" && roles(&world).len() == 2
     });
     drop((one, two));
+    store.ok(&["check", "--content"]);
+}
+
+#[test]
+fn a_live_tree_undoes_no_change_and_ends_with_its_mount() {
+    let name = "a_live_tree_undoes_no_change_and_ends_with_its_mount";
+    if !can_run(name, needs_fuse()) {
+        return;
+    }
+    let world = World::new(|root| tree(root, false));
+    let store = &world.store;
+    let one = world.mount("one");
+    let reads = |image: &Mounted, path: &str| fs::read(image.join(path)).unwrap_or_default();
+    let live = ["--shared".as_ref(), "--live".as_ref()];
+    let work = store.mount_given("f", &live);
+    // A file that is renamed while it is open is committed with both names, when it is closed.
+    let open = File::options()
+        .append(true)
+        .open(work.join("etc/own"))
+        .unwrap();
+    fs::rename(work.join("etc/own"), work.join("etc/rotated")).unwrap();
+    fs::write(work.join("etc/conf"), "seen").unwrap();
+    until("a file beside one that is open", || {
+        reads(&one, "etc/conf") == b"seen"
+    });
+    assert_eq!(reads(&one, "etc/own"), b"old");
+    assert!(!one.join("etc/rotated").exists());
+    drop(open);
+    until("both names", || {
+        reads(&one, "etc/rotated") == b"old" && !one.join("etc/own").exists()
+    });
+
+    // What the tree keeps against another change stays in the tree.
+    let mut open = File::options()
+        .append(true)
+        .open(work.join("etc/conf"))
+        .unwrap();
+    let patched = world.tree("patched", |root| tree(root, false));
+    fs::write(patched.join("etc/conf"), "patched").unwrap();
+    fs::rename(patched.join("etc/own"), patched.join("etc/rotated")).unwrap();
+    store
+        .run(&["patch", "apply", patched.to_str().unwrap(), "--family", "f"])
+        .exits(3);
+    assert_eq!(reads(&one, "etc/conf"), b"patched");
+    open.write_all(b", still").unwrap();
+    drop(open);
+    fs::write(work.join("etc/later"), "later").unwrap();
+    until("what was done later", || {
+        reads(&one, "etc/later") == b"later"
+    });
+    assert_eq!(reads(&one, "etc/conf"), b"patched");
+    assert_eq!(reads(&work, "etc/conf"), b"seen, still");
+    store.run(&["commit", "f"]).exits(0);
+    assert_eq!(reads(&one, "etc/conf"), b"seen, still");
+
+    // The next mount is not live because this one was.
+    work.unmount();
+    let work = mount_shared(&world);
+    fs::write(work.join("etc/conf"), "not said").unwrap();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(reads(&one, "etc/conf"), b"seen, still");
+    drop((work, one));
     store.ok(&["check", "--content"]);
 }

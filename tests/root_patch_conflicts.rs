@@ -15,9 +15,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use family::Snapshot;
-use foldfs::ops::patch::{OnConflict, Source};
+use family::guest::Guest;
+use foldfs::ops::patch::{OnConflict, Source, Worked};
 use foldfs::ops::report::{AppliedImage, ApplyReport};
-use foldfs::ops::{collect, hold};
+use foldfs::ops::{collect, hold, working};
 use foldfs::path_bytes::PathBytes;
 use foldfs::progress::Silent;
 use patch_model::assert_equal;
@@ -180,5 +181,67 @@ fn what_is_held_or_written_is_not_given_up() {
     assert_eq!(&now["etc/hosts"].content[..3], b"own");
     assert_eq!(now["etc/binary"].content, b"\0own");
     assert!(!now.contains_key("etc/goes"));
+    world.assert_sound();
+}
+
+#[test]
+fn versions_of_other_sizes_are_merged_and_what_is_there_already_is_no_change() {
+    let world = World::new();
+    world.guest("f").put("etc/text", TEXT.as_bytes()).unwrap();
+    for image in ["longer", "has", "old", "new"] {
+        world.clone("f", image);
+    }
+    let put = |image: &str, text: &str| {
+        let guest = world.guest(image);
+        guest.unlink("etc/text").unwrap();
+        guest.put("etc/text", text.as_bytes()).unwrap();
+    };
+    let patched = TEXT.replace("one", "ONE");
+    put("longer", &TEXT.replace("seven", "seven, which is mine"));
+    put("has", &patched.replace("seven", "SEVEN"));
+    put("new", &patched);
+    // Else the times differ, which nobody merges.
+    for image in ["longer", "has", "new"] {
+        world.guest(image).set_mtime("etc/text").unwrap();
+    }
+    let file = world.create("old", "new");
+    let report = world.apply(&file, OnConflict::Merge);
+    assert_eq!(of(&report, "longer").conflicts, []);
+    assert_eq!(of(&report, "has").conflicts, []);
+    assert_eq!(of(&report, "has").merged, []);
+    let text = |image: &str| world.fixture.snapshot(image)["etc/text"].content.clone();
+    let expected = patched.replace("seven", "seven, which is mine");
+    assert_eq!(text("longer"), expected.as_bytes());
+    assert_eq!(text("has"), patched.replace("seven", "SEVEN").as_bytes());
+    world.assert_sound();
+    take_back(&world, &report);
+    let expected = TEXT.replace("seven", "seven, which is mine");
+    assert_eq!(text("longer"), expected.as_bytes());
+    assert_eq!(text("has"), patched.replace("seven", "SEVEN").as_bytes());
+}
+
+#[test]
+fn what_an_image_gave_up_for_a_working_tree_comes_back_to_that_image_only() {
+    let world = World::new();
+    world.clone("f", "own");
+    world.guest("own").write("etc/hosts", b"own").unwrap();
+    let context = &world.fixture.context;
+    let plan = working::plan(context, "f", true).unwrap();
+    working::apply(context, &plan, &Silent).unwrap();
+    let tree = world.fixture.filesystem("f.work");
+    Guest(tree.clone()).write("etc/hosts", b"tree").unwrap();
+    let before = ["f", "own", "f.work"].map(|image| world.fixture.snapshot(image));
+    let source = Source::Working {
+        family: "f".into(),
+        worked: Worked::ByHand,
+    };
+    let report = world.change(source, OnConflict::Replace);
+    assert_eq!(paths(&of(&report, "own").replaced), set(["/etc/hosts"]));
+    let change = report.change.unwrap();
+    world.change(Source::Change { change }, OnConflict::Keep);
+    assert_equal(&world.fixture.snapshot("own"), &before[1], "own");
+    assert_equal(&world.fixture.snapshot("f"), &before[0], "f");
+    let now = world.fixture.snapshot("f.work");
+    assert_eq!(now["etc/hosts"].content, before[0]["etc/hosts"].content);
     world.assert_sound();
 }

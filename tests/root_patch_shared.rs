@@ -13,11 +13,15 @@ mod patch_model;
 
 use family::{Fixture, Snapshot, live};
 use foldfs::filesystem::open::OpenFlags;
-use foldfs::ops::hold;
-use foldfs::ops::patch::{OnConflict, Source};
+use foldfs::filesystem::set_attributes::{Changes, NewTime};
+use foldfs::ops::patch::{self, ApplyOptions, OnConflict, Source};
+use foldfs::ops::request::{Call, Request};
+use foldfs::ops::{self, fold, hold};
 use foldfs::progress::Silent;
 use foldfs::store::catalog::Share;
 use patch_model::world::{World, tree};
+use patch_model::{options, source};
+use rustix::io::Errno;
 
 /// What an image shows, but for the numbers and the times that are nobody's.
 fn shown(snapshot: &Snapshot) -> Vec<(String, String)> {
@@ -188,5 +192,84 @@ fn a_directory_that_is_open_and_gone_keeps_its_metadata() {
     assert_eq!(shown(), before);
     assert_eq!(world.fixture.snapshot("other")["var"].mode, 0o700);
     drop((open, live, gone));
+    world.assert_sound();
+}
+
+#[test]
+fn what_is_open_under_an_older_number_is_kept_too() {
+    let (world, file) = world(&["remade", "other"]);
+    let fixture = &world.fixture;
+    let guest = world.guest("remade");
+    let live = guest.0.clone();
+    let node = live::node(&live, "usr/b");
+    let handle = live.open(&node, OpenFlags::default()).unwrap();
+    let seen = fixture.snapshot("remade");
+    guest.unlink("usr/b").unwrap();
+    guest.put("usr/b", b"b").unwrap();
+    let remade = live::node(&live, "usr/b");
+    let changes = Changes {
+        mode: Some(seen["usr/b"].mode),
+        mtime: Some(NewTime::At(seen["usr/b"].mtime)),
+        ..Changes::default()
+    };
+    live.set_attributes(&remade, &changes).unwrap();
+    drop(remade);
+    // The image shows the shared file under the new number from now on.
+    let plan = fold::plan(&fixture.context, &fold::Options { family: None }, &Silent);
+    fold::apply(&fixture.context, &plan.unwrap(), &Silent).unwrap();
+    assert!(
+        !fixture
+            .private("remade")
+            .iter()
+            .any(|it| it.starts_with("/usr/b"))
+    );
+    world.apply(&file, OnConflict::Keep);
+    assert_eq!(live.attributes(&node).unwrap().links, 0);
+    assert_eq!(live::read(&live, handle), b"b");
+    live.release(handle);
+    drop((node, live, guest));
+    world.assert_sound();
+}
+
+#[test]
+fn an_image_shows_nothing_while_only_the_shared_layer_has_the_change() {
+    let (world, file) = world(&["follows"]);
+    let fixture = &world.fixture;
+    // Of several names, which are made privately.
+    let own = world.guest("follows");
+    own.write("etc/hosts", b"own").unwrap();
+    let live = own.0.clone();
+    let backup = fixture.context.store.path().join("catalog.bak.new");
+    std::fs::create_dir_all(backup.join("in/the/way")).unwrap();
+    let (new, work) = (world.guest("new"), options(source(&file)));
+    new.write("usr/a", b"patched").unwrap();
+    drop(new);
+    let file = world.create("old", "new");
+    let plan = patch::plan(
+        &fixture.context,
+        &ApplyOptions {
+            source: source(&file),
+            ..work
+        },
+        &Silent,
+    );
+    let error = patch::apply(&fixture.context, plan.unwrap(), &Silent).unwrap_err();
+    assert!(error.to_string().contains("is made, but"), "{error}");
+    assert_eq!(
+        live.lookup(live.root(), b"etc").unwrap_err().errno(),
+        Errno::IO
+    );
+    std::fs::remove_dir_all(&backup).unwrap();
+    let request = Request::Fold { family: None };
+    let call = Call {
+        request,
+        dry_run: false,
+    };
+    ops::perform(&fixture.context, &call, &Silent).unwrap();
+    live.lookup(live.root(), b"etc").unwrap();
+    drop((live, own));
+    let now = fixture.snapshot("follows");
+    assert_eq!(now["usr/a"].content, b"patched");
+    assert!(now.contains_key("var/in/file"));
     world.assert_sound();
 }

@@ -87,19 +87,19 @@ impl Alteration<'_> {
     /// Those of the host, ENOSPC for one.
     pub fn part_with(&mut self, leaving: &SharedInode, goes: bool) -> Outcome<bool> {
         let filesystem = self.filesystem;
-        let number = filesystem
-            .view
-            .shown_as(leaving.number, leaving.ctime)
-            .number;
+        for node in self.unlinked_shared() {
+            if node.source() == Source::Shared(leaving.number) {
+                filesystem.stub(&node)?;
+            }
+        }
+        let shown = filesystem.view.shown_as(leaving.number, leaving.ctime);
+        let number = shown.number;
         let Some(node) = filesystem.table.get(number) else {
             return Ok(true);
         };
         self.done_with.push(node.clone());
         if node.source() != Source::Shared(leaving.number) {
             return Ok(true);
-        }
-        if let Place::Unlinked = node.place() {
-            return filesystem.stub(&node).map(|()| true);
         }
         if !goes {
             return Ok(false);
@@ -121,16 +121,25 @@ impl Alteration<'_> {
     /// # Errors
     /// Those of the host, ENOSPC for one.
     pub fn keep_unlinked_metadata(&mut self, directory: Number) -> Outcome<()> {
-        let filesystem = self.filesystem;
-        let shown = filesystem.view.shown_as(directory, Time::default());
-        let Some(node) = filesystem.table.get(shown.number) else {
-            return Ok(());
-        };
-        self.done_with.push(node.clone());
-        match (node.place(), node.shared_directory()) {
-            (Place::Unlinked, Some(shown)) if shown == directory => filesystem.own_directory(&node),
-            _ => Ok(()),
+        for node in self.unlinked_shared() {
+            if node.shared_directory() == Some(directory) {
+                self.filesystem.own_directory(&node)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Nodes without a name that had something of the shared layer when they lost it.
+    fn unlinked_shared(&mut self) -> Vec<Arc<Node>> {
+        let numbers = self.filesystem.unlinked_shared.lock();
+        let nodes = numbers.iter();
+        let nodes = nodes.filter_map(|&number| self.filesystem.table.get(number));
+        let nodes: Vec<_> = nodes
+            .filter(|node| matches!(node.place(), Place::Unlinked))
+            .collect();
+        drop(numbers);
+        self.done_with.extend(nodes.iter().cloned());
+        nodes
     }
 
     /// The shared layer has changed: what left it has no name any more.

@@ -62,7 +62,7 @@ mod uncover;
 pub mod whereabouts;
 pub mod xattrs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -103,6 +103,8 @@ pub struct Filesystem {
     pub(super) root: Arc<Node>,
     /// Private directories that another one was renamed over: only the descriptor leads to them.
     pub(super) replaced: Mutex<HashMap<Number, Arc<OwnedFd>>>,
+    /// Numbers of nodes that had something of the shared layer when they lost their last name.
+    pub(super) unlinked_shared: Mutex<HashSet<Number>>,
     handles: Handles,
     listings: Listings,
     synced: SyncedDirectories,
@@ -140,6 +142,7 @@ impl Filesystem {
             directories,
             root,
             replaced: Mutex::default(),
+            unlinked_shared: Mutex::default(),
             handles: Handles::default(),
             listings: Listings::default(),
             synced: SyncedDirectories::default(),

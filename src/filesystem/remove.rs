@@ -13,6 +13,7 @@ use crate::merge::list;
 use crate::merge::lookup::Parts;
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer};
+use crate::store::mark::DirectoryRole;
 use crate::store::metadata::{FileType, Time};
 use crate::sys::durable;
 
@@ -182,6 +183,12 @@ impl Filesystem {
             std::mem::replace(&mut state.place, Place::Unlinked)
         };
         self.change.notes().altered.remove(node.number);
+        if let Source::Shared(_)
+        | Source::SharedDirectory(_)
+        | Source::PrivateDirectory(DirectoryRole::Transparent { .. }) = node.source()
+        {
+            self.unlinked_shared.lock().insert(node.number);
+        }
         if let Place::Entry { parent, .. } = place {
             self.done(parent);
         }

@@ -77,6 +77,7 @@ impl Filesystem {
     /// A node that was unlinked has no reference left: what `orphans/` keeps of it goes.
     pub(super) fn discard_orphan(&self, node: &Node) {
         self.directories.lock().pop(&node.number);
+        self.unlinked_shared.lock().remove(&node.number);
         if self.replaced.lock().remove(&node.number).is_some() {
             return;
         }

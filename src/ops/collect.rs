@@ -21,7 +21,7 @@ use super::references::references;
 use super::report::{CollectReport, CollectedObject};
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::store::catalog::ChangeReads;
+use crate::store::catalog::{ChangeKind, ChangeReads};
 use crate::store::digest::Digest;
 use crate::store::layout;
 use crate::store::number::FamilyId;
@@ -102,9 +102,12 @@ pub fn plan(context: &Context, keep_changes: u64, progress: &dyn Progress) -> Re
 
 /// The changes that are kept, but for the newest of each family.
 fn old_changes(context: &Context, keep_changes: u64) -> Result<Vec<i64>> {
-    let mut by_family: HashMap<FamilyId, Vec<i64>> = HashMap::new();
+    // Those of a tree that is committed as it is changed are many, and count for themselves.
+    let mut by_family: HashMap<(FamilyId, bool), Vec<i64>> = HashMap::new();
     for change in context.store.catalog().kept_changes()? {
-        by_family.entry(change.family).or_default().push(change.id);
+        let is_live = change.kind == ChangeKind::Live;
+        let ids = by_family.entry((change.family, is_live)).or_default();
+        ids.push(change.id);
     }
     let keep = usize::try_from(keep_changes).unwrap_or(usize::MAX);
     let old = by_family.into_values().flat_map(|mut ids| {

@@ -364,6 +364,8 @@ impl Daemon {
                         mounted,
                     };
                     serving.say("mounted");
+                    // Whoever wants it says so for each mount.
+                    self.live.forget(image.id);
                     mounts.push(serving);
                 }
                 Err(error) => {
@@ -495,7 +497,13 @@ impl Performer for Daemon {
             Request::Metrics => self
                 .metrics()
                 .map(|text| Report::Metrics(MetricsReport { text })),
-            _ => ops::perform(&self.context, &call, progress),
+            request => {
+                let report = ops::perform(&self.context, &call, progress);
+                if let (Ok(Report::Apply(report)), false) = (&report, call.dry_run) {
+                    self.live.note(&self.context, request, report);
+                }
+                report
+            }
         };
         let result = result.map_err(|error| damaged::named(&self.context, error));
         if let Request::Mount { .. } = call.request {

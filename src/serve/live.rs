@@ -1,19 +1,20 @@
 //! Working trees whose changes reach the family as they are made (`mount --shared --live`): each is looked at a
 //! few times a second, and committed when names, metadata or closed files have changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::stop::Stop;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::ops::patch::{OnConflict, Source, Worked};
-use crate::ops::report::Report;
+use crate::ops::report::{ApplyReport, Report};
 use crate::ops::request::{Call, Request};
 use crate::ops::{self, Context};
+use crate::path_bytes::PathBytes;
 use crate::progress::Silent;
 use crate::store::catalog::Reads;
 use crate::store::number::ImageId;
@@ -31,7 +32,14 @@ struct Tree {
     committed: Option<(u64, u64)>,
     /// How often it was looked at since it was unmounted.
     ending: u32,
+    /// When what failed is tried again.
+    again: Option<Instant>,
+    /// Paths at which it has kept a version of its own against another change.
+    kept: BTreeSet<PathBytes>,
 }
+
+/// What failed is tried again so much later.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// A tree that has been unmounted may be in use for a moment; one that the base does not take stays.
 const ENDING: u32 = 40;
@@ -43,8 +51,43 @@ impl LiveTrees {
             family,
             committed: None,
             ending: 0,
+            again: None,
+            kept: BTreeSet::new(),
         };
         self.0.lock().insert(image, tree);
+    }
+
+    /// Nobody commits it any more but by hand.
+    pub(super) fn forget(&self, image: ImageId) {
+        self.0.lock().remove(&image);
+    }
+
+    /// Notes what a change has come to in the trees: what one keeps of its own is not committed before somebody
+    /// says so, by a commit of the tree.
+    pub(super) fn note(&self, context: &Context, request: &Request, report: &ApplyReport) {
+        let Request::Apply { source, .. } = request else {
+            return;
+        };
+        for (&image, tree) in self.0.lock().iter_mut() {
+            if tree.family != report.family {
+                continue;
+            }
+            if matches!(source, Source::Working { .. }) && report.applied {
+                tree.kept.clear();
+                continue;
+            }
+            let Ok(Some(row)) = context.store.catalog().image(image) else {
+                continue;
+            };
+            let mut images = report.images.iter();
+            let Some(found) = images.find(|found| found.image == row.name) else {
+                continue;
+            };
+            for conflict in &found.conflicts {
+                log::warn!(image = row.name.as_str(), path:% = conflict.path; "it stands against a change, and is not committed before `foldfs commit` is");
+                tree.kept.insert(conflict.path.clone());
+            }
+        }
     }
 
     /// Commits what was done since the last look.
@@ -54,21 +97,29 @@ impl LiveTrees {
             // What was done before it was unmounted is committed, too, and the tree goes with that.
             let is_mounted = !context.mounted_on(image).is_empty();
             let now = context.images.alterations(image);
-            let family = {
+            let due = {
                 let trees = self.0.lock();
-                let is_due = |it: &&Tree| it.committed != Some(now) || !is_mounted;
+                let is_late = |it: &Tree| it.again.is_some_and(|again| again <= Instant::now());
+                let is_due = |it: &&Tree| it.committed != Some(now) || !is_mounted || is_late(it);
                 let changed = trees.get(&image).filter(is_due);
-                changed.map(|tree| tree.family.clone())
+                changed.map(|tree| (tree.family.clone(), tree.kept.iter().cloned().collect()))
             };
-            let ended = family.map_or(Ended::Done, |family| commit(context, &family));
+            let ended = match due {
+                Some((family, kept)) => commit(context, family, kept),
+                None => Ended::Nothing,
+            };
             let is_gone = matches!(context.store.catalog().image(image), Ok(None));
             let mut trees = self.0.lock();
             let Some(tree) = trees.get_mut(&image) else {
                 continue;
             };
             tree.ending += u32::from(!is_mounted);
-            if ended != Ended::Busy {
-                tree.committed = Some(now);
+            match ended {
+                Ended::Done => (tree.committed, tree.again) = (Some(now), None),
+                Ended::Failed => {
+                    (tree.committed, tree.again) = (Some(now), Some(Instant::now() + AGAIN));
+                }
+                Ended::Busy | Ended::Nothing => {}
             }
             let is_left = !is_mounted && (ended == Ended::Failed || tree.ending > ENDING);
             if is_gone || is_left {
@@ -81,25 +132,28 @@ impl LiveTrees {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Done,
+    /// There was nothing to do.
+    Nothing,
     /// Again at the next look.
     Busy,
-    /// Again when something else is done in it.
+    /// Again when something else is done in it, or later.
     Failed,
 }
 
 /// Commits a working tree.
-fn commit(context: &Context, family: &str) -> Ended {
+fn commit(context: &Context, family: String, but_for: Vec<PathBytes>) -> Ended {
+    let about = format!("the working tree of family {family}");
     let call = Call {
         request: Request::Apply {
             source: Source::Working {
-                family: family.to_owned(),
-                worked: Worked::Live,
+                family,
+                worked: Worked::Live { but_for },
             },
             family: None,
             images: Vec::new(),
             on_conflict: OnConflict::Keep,
             who: String::from("root"),
-            why: String::from("live"),
+            why: String::new(),
         },
         dry_run: false,
     };
@@ -108,7 +162,7 @@ fn commit(context: &Context, family: &str) -> Ended {
         Ok(_) => return Ended::Done,
         Err(error) if error.kind == ErrorKind::Busy => return Ended::Busy,
         Err(error) => {
-            log::error!("the working tree of family {family} is not committed: {error}");
+            log::error!("{about} is not committed: {error}");
             return Ended::Failed;
         }
     };

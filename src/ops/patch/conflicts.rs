@@ -62,7 +62,7 @@ impl ApplyPlan {
                 let own = own_version(
                     context,
                     &mut self.targets[index],
-                    &self.looks[index],
+                    &mut self.looks[index],
                     &self.origin.table.entries[position],
                     conflict,
                 )?;
@@ -71,6 +71,10 @@ impl ApplyPlan {
                 let Some((new, is_merged)) = new else {
                     continue;
                 };
+                if new == own {
+                    self.targets[index].has_already(position);
+                    continue;
+                }
                 let variant = found.variant(&self.origin.table, position, own, new);
                 of_image.push(GivenUp {
                     position,
@@ -79,9 +83,6 @@ impl ApplyPlan {
                 });
             }
             given.push(of_image);
-        }
-        if found.variants.is_empty() {
-            return Ok(());
         }
         self.given_up = found.variants.len();
         let table = &mut self.origin.table;
@@ -128,7 +129,11 @@ impl ApplyPlan {
             };
             let [old, own, new] = &ids;
             let read = |id| sources.bytes(&context.store, id);
-            Ok(Some([read(old)?, read(own)?, read(new)?]))
+            // What somebody is altering stays what it is.
+            let Ok(own) = read(own) else {
+                return Ok(None);
+            };
+            Ok(Some([read(old)?, own, read(new)?]))
         };
         let Some((version, bytes)) = merge(old, own, new, &mut texts)? else {
             return Ok(None);
@@ -170,7 +175,7 @@ impl Found {
 fn own_version(
     context: &Context,
     target: &mut Target,
-    look: &Look,
+    look: &mut Look,
     entry: &PatchEntry,
     conflict: Conflict,
 ) -> Result<Option<Option<PathVersion>>> {
@@ -195,10 +200,13 @@ fn own_version(
     let content = match &seen.content {
         Content::Regular { size, digest: None } if *size > 0 => {
             match digest_of(context, target, seen, &entry.path)? {
-                Some(digest) => Content::Regular {
-                    size: *size,
-                    digest: Some(digest),
-                },
+                Some(digest) => {
+                    let size = *size;
+                    let id = ContentId { digest, size };
+                    look.contents.insert(id, entry.path.clone());
+                    let digest = Some(digest);
+                    Content::Regular { size, digest }
+                }
                 None => return Ok(None),
             }
         }

@@ -14,7 +14,7 @@ use crate::filesystem::follow::Alteration;
 use crate::ops::Context;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::catalog::{Change, ChangeReads, ImageRole, Untouched};
+use crate::store::catalog::{Change, ChangeReads, ImageRole};
 use crate::store::metadata::Time;
 use crate::store::number::{ImageId, Number};
 
@@ -224,7 +224,7 @@ fn commit(store: &Store, plan: &ApplyPlan, shared: &SharedSteps, change: i64) ->
             transaction.add_changed_image(change, target.image.id, &look.untouched)?;
         } else if is_commit && target.image.role == ImageRole::Working {
             // It has all of it, being what the change was made of: to be taken back there, too.
-            transaction.add_changed_image(change, target.image.id, &Untouched::default())?;
+            transaction.add_changed_image(change, target.image.id, target.untouched())?;
         }
     }
     store.commit_generation(transaction)

@@ -191,7 +191,7 @@ impl Sharing {
         &self.steps
     }
 
-    /// The shared layer has changed.
+    /// The shared layer has changed. An image that is to get something of its own, too, shows nothing before it has.
     ///
     /// # Errors
     /// The catalog cannot be read; no image shows anything then.
@@ -206,11 +206,14 @@ impl Sharing {
         }
         context.images.shared().forget();
         let mut outcome = Ok(());
-        for still in targets.iter_mut().chain(others) {
+        let has_all = self.parts.iter().map(|part| part.own.is_empty());
+        let others = others.iter_mut().map(|still| (still, true));
+        for (still, has_all) in targets.iter_mut().zip(has_all).chain(others) {
             still.begin();
             still.parted();
             match still.filesystem().view.reload_aliases() {
-                Ok(()) => still.finish(),
+                Ok(()) if has_all => still.finish(),
+                Ok(()) => {}
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }

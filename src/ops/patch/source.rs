@@ -19,7 +19,7 @@ use crate::store::catalog::{Change, ChangeKind, ChangeReads, Family, Image, Read
 use crate::store::number::ImageId;
 
 /// How a working tree was worked in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Worked {
     /// By somebody, who says that it is done.
@@ -27,7 +27,11 @@ pub enum Worked {
     /// By `foldfs upgrade`.
     ByUpgrade,
     /// It is committed as it is changed: what is open for writing waits until it is closed.
-    Live,
+    Live {
+        /// Paths at which the tree has kept a version of its own against another change: nobody has said that
+        /// it is to stand against that.
+        but_for: Vec<PathBytes>,
+    },
 }
 
 /// What a change is to be made of.
@@ -122,10 +126,14 @@ impl Origin {
                 let image = working::tree_of(context, family)?;
                 let kind = match worked {
                     Worked::ByUpgrade => ChangeKind::Upgrade,
-                    Worked::ByHand | Worked::Live => ChangeKind::Commit,
+                    Worked::ByHand => ChangeKind::Commit,
+                    Worked::Live { .. } => ChangeKind::Live,
                 };
-                let leaves_open = *worked == Worked::Live;
-                let image = (&image, leaves_open);
+                let but_for = match worked {
+                    Worked::Live { but_for } => Some(&but_for[..]),
+                    Worked::ByHand | Worked::ByUpgrade => None,
+                };
+                let image = (&image, but_for);
                 let origin = image_tree(context, (family, base), image, &[], progress)?;
                 Ok(Origin { kind, ..origin })
             }
@@ -135,7 +143,7 @@ impl Origin {
                 if found.family != family.id {
                     return Err(other_family(image, family));
                 }
-                image_tree(context, (family, base), (&found, false), paths, progress)
+                image_tree(context, (family, base), (&found, None), paths, progress)
             }
             Source::Change { change } => change_back(context, *change),
         }
@@ -229,19 +237,23 @@ fn table_of(
     })
 }
 
-/// What an image has otherwise than the base, at one moment. `leaves_open`: but for files that are open for
-/// writing; else there must be none.
+/// Paths as a scope has them.
+fn paths_of(paths: &[PathBytes]) -> Result<Vec<Vec<u8>>> {
+    let paths = paths.iter();
+    let paths = paths.map(|path| Ok(names(path.as_bytes())?.join(&b'/')));
+    paths.collect()
+}
+
+/// What an image has otherwise than the base, at one moment. `but_for`: without these paths and what is below them, and
+/// without files that are open for writing; else there must be none.
 fn image_tree(
     context: &Context,
     (family, base): (&Family, &Image),
-    (image, leaves_open): (&Image, bool),
+    (image, but_for): (&Image, Option<&[PathBytes]>),
     paths: &[PathBytes],
     progress: &dyn Progress,
 ) -> Result<Origin> {
-    let mut scope = Vec::new();
-    for path in paths {
-        scope.push(names(path.as_bytes())?.join(&b'/'));
-    }
+    let scope = paths_of(paths)?;
     let filesystem = context.images.filesystem(image.id)?;
     progress.message("comparing");
     let view = context.images.view(base)?;
@@ -250,7 +262,7 @@ fn image_tree(
     let scope = Scope::new(scope);
     let is_meant = |path: &[u8]| scope.of(path) == Within::Inside;
     let mut open = HashSet::new();
-    if leaves_open {
+    if but_for.is_some() {
         open = filesystem.numbers_written();
     } else if let Some(path) = filesystem.open_for_writing(is_meant) {
         let object = format!("{}: {}", image.name, PathBytes::from(path));
@@ -260,9 +272,13 @@ fn image_tree(
     let mut new = ComparedView::new(&filesystem.view, objects)?;
     let called = (&*family.name, &*image.name);
     let mut found = compare(&mut old, &mut new, &scope)?;
+    let kept = Scope::new(paths_of(but_for.unwrap_or_default())?);
     found.retain(|difference| {
-        let new = difference.new.as_ref();
-        !new.is_some_and(|side| open.contains(&side.number))
+        // One that was renamed keeps its number: neither name changes before it is closed.
+        let mut sides = [&difference.old, &difference.new].into_iter().flatten();
+        let is_kept = but_for.is_some_and(|paths| !paths.is_empty())
+            && kept.of(&difference.path) == Within::Inside;
+        !is_kept && !sides.any(|side| open.contains(&side.number))
     });
     let (record, table) = table_of(called, &found, &mut old, &mut new)?;
     drop(still);

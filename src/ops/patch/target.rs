@@ -105,6 +105,20 @@ impl Target {
         Ok((target, look))
     }
 
+    /// What the change leaves alone in it, whatever it finds.
+    pub(super) fn untouched(&self) -> &Untouched {
+        &self.untouched
+    }
+
+    /// The image has what a position would become there, and perhaps more.
+    pub(super) fn has_already(&mut self, position: usize) {
+        if let Ok(position) = u32::try_from(position)
+            && let Err(place) = self.untouched.positions.binary_search(&position)
+        {
+            self.untouched.positions.insert(place, position);
+        }
+    }
+
     /// From now on the image's part in the change is this: of the variants that were added these, in place of
     /// what is at their paths.
     pub(super) fn give_up(&mut self, added: Range<usize>, given: Vec<GivenUp>) {

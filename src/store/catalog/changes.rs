@@ -15,6 +15,8 @@ pub enum ChangeKind {
     Apply,
     /// Of what was done in a working tree.
     Commit,
+    /// Of what was done in one that is committed as it is changed.
+    Live,
     /// Of what a command did in a working tree.
     Upgrade,
     /// Of what an image has.
@@ -24,9 +26,10 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Apply,
         Self::Commit,
+        Self::Live,
         Self::Upgrade,
         Self::Adopt,
         Self::Revert,
@@ -37,6 +40,7 @@ impl ChangeKind {
         match self {
             Self::Apply => "apply",
             Self::Commit => "commit",
+            Self::Live => "live",
             Self::Upgrade => "upgrade",
             Self::Adopt => "adopt",
             Self::Revert => "revert",
