@@ -86,6 +86,8 @@ fn take_back(world: &World, report: &ApplyReport) {
     let report = world.change(Source::Change { change }, OnConflict::Keep);
     for image in &report.images {
         assert_eq!(image.conflicts, [], "{}", image.image);
+        let told = image.changed + image.unchanged;
+        assert_eq!(told, report.paths, "{}", image.image);
     }
 }
 

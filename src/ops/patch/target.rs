@@ -184,7 +184,9 @@ impl Target {
         };
         let mut untouched = Untouched::default();
         let mut conflicts = Vec::new();
-        let elsewhere: BTreeSet<usize> = self.given_up.values().map(|it| it.position).collect();
+        let variants = table.entries.iter().enumerate().skip(table.variants_at());
+        let variants = variants.filter(|(index, _)| !self.untouched.has(*index));
+        let has_variant: BTreeSet<&[u8]> = variants.map(|(_, entry)| &entry.path[..]).collect();
         for (position, (entry, decision)) in (0..).zip(table.entries.iter().zip(&decisions)) {
             if !matches!(decision, Decision::Follow(_)) {
                 untouched.positions.push(position);
@@ -193,8 +195,8 @@ impl Target {
             }
             let index = position as usize;
             let given = self.given_up.get(&index);
-            let is_of_others = index >= table.variants_at() && self.untouched.has(index);
-            if elsewhere.contains(&index) || is_of_others {
+            let is_variant = index >= table.variants_at();
+            if self.untouched.has(index) && (is_variant || has_variant.contains(&entry.path[..])) {
                 continue;
             }
             let path = PathBytes::from([b"/", &entry.path[..]].concat());
