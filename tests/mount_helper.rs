@@ -324,6 +324,12 @@ fn what_is_installed_is_whole() {
     assert!(!fs::read_to_string(unit).unwrap().contains("@BINDIR@"));
     let parse = "import sys, xml.etree.ElementTree as e; e.parse(sys.argv[1])";
     let domain = examples.join("libvirt-domain.xml");
+    // libvirt opens these on the host: no path through an image, whose guest could lead it elsewhere.
+    let text = fs::read_to_string(&domain).unwrap();
+    for tag in ["<kernel>", "<initrd>"] {
+        let (_, path) = text.split_once(tag).unwrap();
+        assert!(path.starts_with("/var/lib/libvirt/boot/"), "{tag}{path}");
+    }
     tool(
         "python3",
         &["-c".as_ref(), OsStr::new(parse), domain.as_os_str()],

@@ -1,8 +1,11 @@
 //! `foldfs boot`: a guest from an image, in one command.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+mod place;
+mod printed;
+mod root;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -10,21 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use self::place::Place;
+use self::root::Root;
+use super::Outcome;
 use super::session::Session;
-use super::{Outcome, mounts, output};
 use crate::error::{Context, Error, Result};
-use crate::ops::boot::{self, Cache, Machine};
-use crate::ops::report::Report;
-use crate::ops::request::{Call, Request};
+use crate::ops::boot::{self, Cache, Copies, Machine};
 
-/// Below it, a directory for each guest, with its root and its socket.
-const PLACE: &str = "/run/foldfs/boot";
 /// How guests need their images: virtiofsd makes files as their users.
 const OPTIONS: &str = "suid,dev,allow_other";
 /// How long virtiofsd may take to begin, and to end after its guest.
@@ -43,6 +41,9 @@ pub struct Boot {
     /// Only print the commands that would be run
     #[arg(long)]
     print: bool,
+    /// Only copy its kernel and initramfs to DIR, as `kernel` and `initramfs`
+    #[arg(long, value_name = "DIR", conflicts_with = "print")]
+    copy_kernel: Option<PathBuf>,
     /// The guest's memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..))]
     memory: u64,
@@ -75,13 +76,6 @@ enum GuestCache {
     Always,
 }
 
-/// What `--print --json` prints.
-#[derive(Serialize)]
-struct Printed {
-    report: &'static str,
-    commands: Vec<Vec<String>>,
-}
-
 impl Boot {
     pub fn run(self, session: &Session) -> Result<Outcome> {
         if std::env::consts::ARCH != "x86_64" {
@@ -89,23 +83,35 @@ impl Boot {
             return Err(Error::failed(std::env::consts::ARCH, cause)
                 .remedy("run virtiofsd and QEMU yourself, as docs/guests.md says"));
         }
+        // Before anything is there that would have to be cleared away.
+        let signals = Signals::catch()?;
+        if let Some(directory) = &self.copy_kernel {
+            return self.copy_kernel(session, directory);
+        }
         let qemu = program("qemu-system-x86_64", &[], "Debian's qemu-system-x86")?;
         let places = ["/usr/libexec", "/usr/lib/virtiofsd"];
         let package = "Debian's virtiofsd (from Debian 13 on), or `cargo install virtiofsd`";
         let virtiofsd = program("virtiofsd", &places, package)?;
-        let place = Place::take(&self.image)?;
-        let root = Root::new(session, &self.image, &place)?;
+        let place = Place::of_guest(&self.image)?;
+        let root = Root::new(session, &self.image, &place, OPTIONS)?;
+        root.say_what_keeps_guests_from_working()?;
         let kernel = boot::find(&root.directory)?;
         if let Some(doubt) = &kernel.doubt {
             log::warn!("{doubt}");
         }
+        let copies = match self.print {
+            true => Copies::planned(&kernel, &place.path),
+            false => Copies::make(&kernel, &place.path)?,
+        };
+        // Its open files would keep the image from being unmounted.
+        drop(kernel);
         let machine = Machine {
             kvm: has_kvm(&qemu),
             virtiofsd,
             qemu,
             root: root.directory.clone(),
             socket: place.socket(),
-            kernel,
+            copies,
             cache: match self.cache {
                 GuestCache::Auto => Cache::Auto,
                 GuestCache::Never => Cache::Never,
@@ -117,46 +123,32 @@ impl Boot {
             more: self.more,
         };
         if self.print {
-            let commands = root.commands(&machine);
+            let commands = printed::commands(session, &root, &place, &machine);
             root.let_go()?;
-            print(session, &commands)?;
+            printed::print(session, &commands)?;
             return Ok(Outcome::Done);
         }
-        let ended = run(&machine, &place);
+        let ended = run(&machine, &place, &signals);
         let let_go = root.let_go();
         ended?;
         let_go?;
         Ok(Outcome::Done)
     }
-}
 
-fn print(session: &Session, commands: &[Vec<OsString>]) -> Result<()> {
-    let text = |word: &OsString| word.to_string_lossy().into_owned();
-    if session.json {
-        let line = |line: &Vec<OsString>| line.iter().map(text).collect();
-        let commands = commands.iter().map(line).collect();
-        let report = "boot";
-        return output::print_json(&Printed { report, commands });
-    }
-    let mut shown = String::new();
-    for line in commands {
-        let words: Vec<String> = line.iter().map(|word| quoted(&text(word))).collect();
-        shown.push_str(&words.join(" "));
-        // The guest is served in the background.
-        let is_server = line
-            .iter()
-            .any(|word| word == "--inode-file-handles=mandatory");
-        shown.push_str(if is_server { " &\n" } else { "\n" });
-    }
-    output::print(shown.as_bytes())
-}
-
-/// A word as a shell reads it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+    fn copy_kernel(&self, session: &Session, directory: &Path) -> Result<Outcome> {
+        let place = Place::of_kernel(&self.image)?;
+        let root = Root::new(session, &self.image, &place, "ro")?;
+        let copied = boot::find(&root.directory).and_then(|kernel| {
+            let copies = Copies::make(&kernel, directory)?;
+            Ok((copies, kernel.doubt))
+        });
+        root.let_go()?;
+        let (copies, doubt) = copied?;
+        if let Some(doubt) = doubt {
+            log::warn!("{doubt}");
+        }
+        printed::print_copies(session, copies)?;
+        Ok(Outcome::Done)
     }
 }
 
@@ -193,169 +185,11 @@ fn has_kvm(qemu: &Path) -> bool {
     ended.is_ok_and(|status| status.success())
 }
 
-/// A guest's directory, which is this process's alone.
-struct Place {
-    path: PathBuf,
-    #[allow(dead_code, reason = "it is locked as long as it is open")]
-    lock: File,
-}
-
-impl Place {
-    fn take(image: &str) -> Result<Self> {
-        let path = Path::new(PLACE).join(image);
-        // What is no image's name is none's directory.
-        if image.is_empty() || image.starts_with('.') || image.contains('/') {
-            let error = Error::failed(format!("image {image:?}"), "there is no such image");
-            return Err(error.remedy("`foldfs list` shows all images"));
-        }
-        let mut made = DirBuilder::new();
-        made.recursive(true).mode(0o700);
-        made.create(&path).about(path.display())?;
-        let lock = File::open(&path).about(path.display())?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(Errno::WOULDBLOCK) => {
-                let cause = "a guest was booted from it, or from one of its name, and runs";
-                Err(Error::busy(format!("image {image:?}"), cause).remedy("power it off first"))
-            }
-            Err(error) => Err(error).about(path.display()),
-        }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.path.join("virtiofs.sock")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.path.join("virtiofsd.log")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // virtiofsd's lock is called like its socket.
-        for file in [
-            self.socket(),
-            self.path.join("virtiofs.sock.pid"),
-            self.log(),
-        ] {
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    log::warn!("{}: {error}", file.display());
-                }
-                _ => {}
-            }
-        }
-        if let Err(error) = fs::remove_dir(&self.path) {
-            log::warn!("{}: {error}", self.path.display());
-        }
-    }
-}
-
-/// Where the image is mounted: by others, or by us as long as the guest runs.
-struct Root<'a> {
-    session: &'a Session,
-    image: &'a str,
-    directory: PathBuf,
-    is_ours: bool,
-}
-
-impl<'a> Root<'a> {
-    fn new(session: &'a Session, image: &'a str, place: &Place) -> Result<Self> {
-        if let Some(directory) = mounted(session, image)? {
-            return Ok(Self {
-                session,
-                image,
-                directory,
-                is_ours: false,
-            });
-        }
-        let directory = place.path.join("root");
-        fs::create_dir_all(&directory).about(directory.display())?;
-        let root = Self {
-            session,
-            image,
-            directory,
-            is_ours: true,
-        };
-        mounts::mount(session, Some(image.to_owned()), &root.directory, OPTIONS)?;
-        Ok(root)
-    }
-
-    /// What is to be run, in this order.
-    fn commands(&self, machine: &Machine) -> Vec<Vec<OsString>> {
-        let mut commands = vec![machine.virtiofsd(), machine.qemu()];
-        let words = |words: &[&OsStr]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        let place = machine.socket.parent().unwrap_or(Path::new(PLACE));
-        let store = self.session.store().as_os_str();
-        let root = self.directory.as_os_str();
-        let foldfs = ["foldfs", "--store"].map(OsStr::new);
-        if self.is_ours {
-            let mount = [
-                OsStr::new("mount"),
-                self.image.as_ref(),
-                root,
-                "-o".as_ref(),
-            ];
-            let mount = [&foldfs[..], &[store], &mount, &[OPTIONS.as_ref()]].concat();
-            commands.insert(0, words(&mount));
-            let unmount = [&foldfs[..], &[store, "unmount".as_ref(), root]].concat();
-            commands.push(words(&unmount));
-        }
-        let made = if self.is_ours {
-            root
-        } else {
-            place.as_os_str()
-        };
-        commands.insert(0, words(&["mkdir".as_ref(), "-p".as_ref(), made]));
-        commands
-    }
-
-    /// Unmounts what we have mounted.
-    fn let_go(mut self) -> Result<()> {
-        self.unmount()
-    }
-
-    fn unmount(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.is_ours) {
-            return Ok(());
-        }
-        mounts::unmount(self.session, &self.directory, false)?;
-        fs::remove_dir(&self.directory).about(self.directory.display())
-    }
-}
-
-impl Drop for Root<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.unmount() {
-            log::warn!("{error}");
-        }
-    }
-}
-
-fn mounted(session: &Session, image: &str) -> Result<Option<PathBuf>> {
-    let call = Call {
-        request: Request::List,
-        dry_run: false,
-    };
-    let Report::List(list) = session.perform(&call, &*session.progress())? else {
-        return Err(Error::failed(
-            "list",
-            "the daemon has answered something else",
-        ));
-    };
-    let found = list.images.into_iter().find(|found| found.name == image);
-    let found = found.ok_or_else(|| {
-        Error::failed(format!("image {image:?}"), "there is no such image")
-            .remedy("`foldfs list` shows all images")
-    })?;
-    let first = found.mounted.first();
-    Ok(first.map(|path| path.as_path().to_owned()))
-}
-
 /// Runs the guest to its end.
-fn run(machine: &Machine, place: &Place) -> Result<()> {
-    let signals = Signals::catch()?;
+fn run(machine: &Machine, place: &Place, signals: &Signals) -> Result<()> {
+    if signals.is_to_end.load(Ordering::SeqCst) {
+        return Ok(());
+    }
     let log = File::create(place.log()).about(place.log().display())?;
     let line = machine.virtiofsd();
     let mut server = Running::start(&line, |command| {
@@ -466,18 +300,5 @@ impl Drop for Signals {
         for id in self.ids.drain(..) {
             signal_hook::low_level::unregister(id);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("--cache=auto"), "--cache=auto");
-        assert_eq!(quoted("root=rootfs rw"), "'root=rootfs rw'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -218,11 +218,8 @@ impl Daemon {
             loop {
                 std::thread::sleep(LOOK);
                 watchdog.alive();
-                let idle = {
-                    let mut mounts = daemon.mounts.lock();
-                    mounts.retain(Serving::is_there);
-                    daemon.publish(&mounts);
-                    mounts.is_empty()
+                let Some(idle) = daemon.forget_gone() else {
+                    continue;
                 };
                 let mut work = daemon.work.lock();
                 if work.ending {
@@ -244,6 +241,15 @@ impl Daemon {
             .spawn(watch)
             .about("a thread")?;
         Ok(())
+    }
+
+    /// Forgets mounts that are gone, and tells whether none is left; not while others are at work on them: mounting all
+    /// images takes longer than a watchdog waits.
+    fn forget_gone(&self) -> Option<bool> {
+        let mut mounts = self.mounts.try_lock()?;
+        mounts.retain(Serving::is_there);
+        self.publish(&mounts);
+        Some(mounts.is_empty())
     }
 
     fn end(&self) {
@@ -514,3 +520,7 @@ impl Performer for Daemon {
         result
     }
 }
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

@@ -87,6 +87,7 @@ mod tests {
             point: "/mnt".into(),
             file_system: file_system.into(),
             source: source.into(),
+            options: Default::default(),
         };
         let mounts = vec![
             mount("ext4", "/s#web"),

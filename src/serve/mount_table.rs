@@ -18,6 +18,19 @@ pub struct Mount {
     pub file_system: Vec<u8>,
     /// What it says it shows: `STORE#IMAGE` for a view.
     pub source: Vec<u8>,
+    /// Its own options, and its file system's.
+    pub options: [Vec<u8>; 2],
+}
+
+impl Mount {
+    /// Whether it has this option.
+    pub fn has(&self, option: &str) -> bool {
+        let mut all = self
+            .options
+            .iter()
+            .flat_map(|some| some.split(|&byte| byte == b','));
+        all.any(|has| has == option.as_bytes())
+    }
 }
 
 /// What a view's mount says it shows.
@@ -45,12 +58,14 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let point = fields.nth(4)?;
+    let own = fields.next()?.to_vec();
     // Any number of optional fields, then "-".
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     Some(Mount {
         point: OsString::from_vec(unescape(point)).into(),
         file_system: unescape(rest.next()?),
         source: unescape(rest.next()?),
+        options: [own, rest.next().unwrap_or_default().to_vec()],
     })
 }
 
@@ -85,6 +100,16 @@ mod tests {
         assert_eq!(mounts[1].file_system, FILE_SYSTEM_TYPE.as_bytes());
         let source = source_of(Path::new("/var/lib/foldfs"), "web");
         assert_eq!(mounts[1].source, source.as_encoded_bytes());
+        let has = |option| {
+            mounts
+                .iter()
+                .map(|mount| mount.has(option))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(has("noatime"), [true, false]);
+        assert_eq!(has("nosuid"), [false, true]);
+        assert_eq!(has("user_id=0"), [false, true]);
+        assert_eq!(has("ro"), [false, false]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The command lines that start a guest.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::Kernel;
+use super::Copies;
 
 /// For how long a guest believes what it knows of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub struct Machine {
     pub root: PathBuf,
     /// virtiofsd's socket; it is made.
     pub socket: PathBuf,
-    /// What is booted.
-    pub kernel: Kernel,
+    /// What is booted: no files of the image, whose names its guest chooses.
+    pub copies: Copies,
     /// virtiofsd's.
     pub cache: Cache,
     /// MiB.
@@ -93,8 +93,8 @@ impl Machine {
         line.push(option("socket,id=vfs,path=", &self.socket));
         let device = format!("vhost-user-fs-pci,chardev=vfs,tag={TAG},queue-size=1024");
         line.extend(["-device".into(), device.into()]);
-        line.extend(["-kernel".into(), self.kernel.file.clone().into()]);
-        if let Some(initramfs) = &self.kernel.initramfs {
+        line.extend(["-kernel".into(), self.copies.kernel.clone().into()]);
+        if let Some(initramfs) = &self.copies.initramfs {
             line.extend(["-initrd".into(), initramfs.clone().into()]);
         }
         let mut text = format!("root={TAG} rootfstype=virtiofs rw console=ttyS0");
@@ -108,7 +108,7 @@ impl Machine {
     }
 }
 
-fn option(name: &str, value: &std::path::Path) -> OsString {
+fn option(name: &str, value: &Path) -> OsString {
     let mut text = OsString::from(name);
     text.push(value);
     text

@@ -21,15 +21,24 @@ const PREFIX: &str = "vmlinuz-";
 /// Lists of modules are smaller.
 const LIST_MAX: u64 = 16 << 20;
 
-/// A kernel, as paths of the host without symlinks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A regular file of the image.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it was, as a path of the host. For people: the guest can have something else there by now.
+    pub path: PathBuf,
+    /// Open for reading.
+    pub file: File,
+}
+
+/// A kernel, open, so that it stays the one that was found.
+#[derive(Debug)]
 pub struct Kernel {
     /// As `uname -r` says it there, where its file's name says so.
     pub version: String,
     /// The kernel.
-    pub file: PathBuf,
+    pub file: Found,
     /// Its initramfs; a kernel in which all is built in needs none.
-    pub initramfs: Option<PathBuf>,
+    pub initramfs: Option<Found>,
     /// What may keep it from booting, for people.
     pub doubt: Option<String>,
 }
@@ -55,7 +64,7 @@ pub fn find(root: &Path) -> Result<Kernel> {
         path: root,
     };
     let file = image.kernel()?;
-    let name = file.file_name().map(OsStr::to_string_lossy);
+    let name = file.path.file_name().map(OsStr::to_string_lossy);
     let version = name.unwrap_or_default();
     let version = version.strip_prefix(PREFIX).unwrap_or(&version).to_owned();
     let initramfs = image.initramfs(&version)?;
@@ -99,41 +108,39 @@ impl Image<'_> {
         }
     }
 
-    /// A regular file, as a path of the host.
-    fn file(&self, path: &str) -> Result<Option<PathBuf>> {
-        let Some(file) = self.regular(path)? else {
+    /// A regular file, opened once: what is looked at is what is read.
+    fn file(&self, path: &str) -> Result<Option<Found>> {
+        let about = || self.path.join(path);
+        let Some(found) = self.open(path, OFlags::empty())? else {
             return Ok(None);
         };
-        let shown = rustix::fs::readlinkat(CWD, descriptor_path(file.as_fd()), Vec::new());
-        let shown = shown.about(self.path.join(path).display())?;
-        Ok(Some(OsStr::from_bytes(shown.as_bytes()).into()))
-    }
-
-    fn regular(&self, path: &str) -> Result<Option<OwnedFd>> {
-        let Some(file) = self.open(path, OFlags::empty())? else {
+        // Nothing but a regular file is opened for reading: that could wait, or do something.
+        let status = rustix::fs::fstat(&found).about(about().display())?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
             return Ok(None);
-        };
-        let found = rustix::fs::fstat(&file).about(self.path.join(path).display())?;
-        let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-        Ok(is_file.then_some(file))
+        }
+        let name = descriptor_path(found.as_fd());
+        let shown = rustix::fs::readlinkat(CWD, &name, Vec::new()).about(about().display())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&name, flags, Mode::empty()).about(about().display())?;
+        Ok(Some(Found {
+            path: OsStr::from_bytes(shown.as_bytes()).into(),
+            file: file.into(),
+        }))
     }
 
     /// The text of a regular file.
     fn text(&self, path: &str) -> Result<Option<String>> {
-        let Some(file) = self.regular(path)? else {
+        let Some(found) = self.file(path)? else {
             return Ok(None);
         };
-        let about = self.path.join(path);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(descriptor_path(file.as_fd()), flags, Mode::empty());
         let mut bytes = Vec::new();
-        let opened = File::from(opened.about(about.display())?);
-        let read = opened.take(LIST_MAX).read_to_end(&mut bytes);
-        read.about(about.display())?;
+        let read = found.file.take(LIST_MAX).read_to_end(&mut bytes);
+        read.about(found.path.display())?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    fn kernel(&self) -> Result<PathBuf> {
+    fn kernel(&self) -> Result<Found> {
         for link in LINKS {
             if let Some(file) = self.file(link)? {
                 return Ok(file);
@@ -168,7 +175,7 @@ impl Image<'_> {
         Ok(names)
     }
 
-    fn initramfs(&self, version: &str) -> Result<Option<PathBuf>> {
+    fn initramfs(&self, version: &str) -> Result<Option<Found>> {
         // As Debian, Fedora (and Arch), Gentoo and SUSE name them.
         for (before, after) in [
             ("initrd.img-", ""),

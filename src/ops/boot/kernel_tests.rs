@@ -45,9 +45,9 @@ fn the_newest_kernel_boots_unless_a_link_says_otherwise() {
     ]);
     let kernel = tree.find().unwrap();
     assert_eq!(kernel.version, "6.1.0-50-amd64");
-    assert_eq!(kernel.file, tree.path("boot/vmlinuz-6.1.0-50-amd64"));
+    assert_eq!(kernel.file.path, tree.path("boot/vmlinuz-6.1.0-50-amd64"));
     let initramfs = tree.path("boot/initrd.img-6.1.0-50-amd64");
-    assert_eq!(kernel.initramfs, Some(initramfs));
+    assert_eq!(kernel.initramfs.unwrap().path, initramfs);
     symlink("/boot/vmlinuz-6.1.0-9-amd64", tree.path("vmlinuz")).unwrap();
     assert_eq!(tree.find().unwrap().version, "6.1.0-9-amd64");
 }
@@ -61,8 +61,8 @@ fn other_names_of_initramfs_are_known() {
     ] {
         let tree = Tree::new(&[kernel, initramfs]);
         let found = tree.find().unwrap();
-        assert_eq!(found.file, tree.path(kernel));
-        assert_eq!(found.initramfs, Some(tree.path(initramfs)));
+        assert_eq!(found.file.path, tree.path(kernel));
+        assert_eq!(found.initramfs.unwrap().path, tree.path(initramfs));
     }
 }
 
@@ -73,7 +73,7 @@ fn nothing_leads_out_of_the_image() {
     symlink(outside.path("vmlinuz-9"), tree.path("vmlinuz")).unwrap();
     symlink("../../../../../../bin/sh", tree.path("boot/vmlinuz")).unwrap();
     symlink("loop", tree.path("loop")).unwrap();
-    assert_eq!(tree.find().unwrap().file, tree.path("boot/vmlinuz-1"));
+    assert_eq!(tree.find().unwrap().file.path, tree.path("boot/vmlinuz-1"));
 }
 
 #[test]
@@ -103,5 +103,5 @@ fn what_is_missing_is_told() {
         "lib/modules/1/modules.builtin",
         "kernel/fs/fuse/virtiofs.ko\n",
     );
-    assert_eq!(tree.find().unwrap().initramfs, None);
+    assert!(tree.find().unwrap().initramfs.is_none());
 }
