@@ -11,6 +11,8 @@ CASES ?= 500
 HOSTILE ?= 1800
 KILLS ?= 200
 ENTRIES ?= 1000000
+# Kills of each test of what survives them, in `make soak`.
+SURVIVED ?= 50
 # Seconds of the images at work while they are folded, and rounds of each two commands at once, in `make soak`.
 LOAD ?= 3600
 ROUNDS ?= 10
@@ -49,7 +51,8 @@ test: ## every test that this machine and user can run (root and /dev/fuse: all 
 
 soak: ## the random tests, much longer, and all of the outside suites: make soak OPS=100000 CASES=500
 	PROPTEST_CASES=$(CASES) FOLDFS_TEST_OPS=$(OPS) FOLDFS_TEST_SUITES=full \
-		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_ENTRIES=$(ENTRIES) \
+		FOLDFS_TEST_HOSTILE_SECONDS=$(HOSTILE) FOLDFS_TEST_KILLS=$(KILLS) FOLDFS_TEST_SURVIVED=$(SURVIVED) \
+		FOLDFS_TEST_ENTRIES=$(ENTRIES) \
 		FOLDFS_TEST_LOAD_SECONDS=$(LOAD) FOLDFS_TEST_ROUNDS=$(ROUNDS) \
 		FOLDFS_TEST_CRASH=whole FOLDFS_TEST_STEPS=all FOLDFS_TEST_DAMAGE_SECONDS=all \
 		$(CARGO) test --release --locked --no-fail-fast

@@ -15,7 +15,7 @@ test="acl:setfacl attr:getfattr e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
     mount:losetup util-linux:flock tar:tar gzip:gzip xz-utils:xz zstd:zstd procps:ps python3:python3
     python3-prometheus-client:/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py
     rsync:rsync mmdebstrap:mmdebstrap sqlite3:sqlite3 perl:perl util-linux:setpriv util-linux:unshare
-    systemd:systemd-analyze $virtiofsd"
+    systemd:systemd-analyze openssh-client:ssh-keygen $virtiofsd"
 demo="mmdebstrap:mmdebstrap jq:jq util-linux:unshare"
 bench="$virtiofsd mmdebstrap:mmdebstrap ostree:ostree python3:python3 jdupes:jdupes rdfind:rdfind
     fuse-overlayfs:fuse-overlayfs unionfs-fuse:unionfs e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs mount:losetup

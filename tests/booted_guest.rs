@@ -17,6 +17,8 @@ mod initramfs;
 mod machine;
 #[path = "booted_guest/patched.rs"]
 mod patched;
+#[path = "booted_guest/survived.rs"]
+mod survived;
 #[path = "booted_guest/work.rs"]
 mod work;
 #[path = "booted_guest/world.rs"]

@@ -486,7 +486,7 @@ fn a_patch_whose_daemon_is_killed_is_made_or_not() {
     let (mut made, mut version) = (0, 0);
     for round in 0..times {
         let mounts = [world.mount("one"), world.mount("two")];
-        let daemons = world.store.daemons();
+        let daemons = world.store.keepers_and_daemons();
         let mut command = world.store.command(&["patch", "apply", "--family", "f"]);
         command.arg(&patches[version]);
         command.stdout(Stdio::null()).stderr(Stdio::null());

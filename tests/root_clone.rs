@@ -158,6 +158,7 @@ fn run(fixture: &Fixture, from: &str, to: &str, frozen: bool) -> Result<CloneRep
         from: from.into(),
         to: to.into(),
         frozen,
+        reset: None,
     };
     let plan = clone::plan(&fixture.context, &options).map_err(|error| error.kind)?;
     clone::apply(&fixture.context, &plan, &Silent).map_err(|error| error.kind)

@@ -55,6 +55,7 @@ fn fixture() -> (Fixture, PathBuf) {
         from: "f".into(),
         to: "new".into(),
         frozen: false,
+        reset: None,
     };
     let plan = clone::plan(&fixture.context, &options).unwrap();
     clone::apply(&fixture.context, &plan, &Silent).unwrap();

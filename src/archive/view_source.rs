@@ -161,7 +161,10 @@ impl ImageSource<'_> {
     }
 
     /// Content and metadata of what is visited, and whether it may have several names.
-    pub(super) fn describe(&self, visit: &Visit<'_>) -> Result<(Content, Metadata, bool)> {
+    ///
+    /// # Errors
+    /// Those of reading the private layer and the catalog.
+    pub fn describe(&self, visit: &Visit<'_>) -> Result<(Content, Metadata, bool)> {
         let (stat, mark) = match visit.item {
             Item::Shared { inode, .. } => {
                 let several = inode.content != Content::Directory && inode.links > 1;

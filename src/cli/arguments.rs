@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use super::{
-    apply, boot, diff, history, holds, images, import, inside, locks, manual, mounts, patch,
-    sharing, stores, working,
+    apply, boot, diff, history, holds, images, import, inside, keeper, locks, manual, mounts,
+    patch, sharing, stores, working,
 };
 
 /// The whole command line.
@@ -107,6 +107,8 @@ pub enum Command {
     Boot(boot::Boot),
     Export(images::Export),
     Daemon(mounts::Daemon),
+    #[command(hide = true)]
+    Keeper(keeper::Keeper),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -131,7 +133,7 @@ mod tests {
         let names: Vec<&str> = command.get_subcommands().map(|c| c.get_name()).collect();
         let expected = "init import clone rename remove list status mount unmount fold hold release \
                         lock unlock log metrics why check collect diff patch revert commit discard upgrade inside \
-                        boot export daemon completions man";
+                        boot export daemon keeper completions man";
         assert_eq!(names.join(" "), expected);
     }
 

@@ -10,6 +10,7 @@ use super::session::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::serve::control_client::ControlClient;
 use crate::store::layout;
+use crate::sys::process;
 
 /// How long a daemon may take from its start until it answers: it finishes what a crash left.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,8 +55,12 @@ pub fn connect_or_start(session: &Session) -> Result<ControlClient> {
 /// Leaves the terminal's session, so that the daemon outlives it.
 ///
 /// # Errors
-/// This process leads a process group.
+/// This process leads a process group, but no session.
 pub fn leave_session() -> Result<()> {
+    // A daemon that replaces another one has left it.
+    if rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid()) {
+        return Ok(());
+    }
     rustix::process::setsid().about("the daemon's session")?;
     Ok(())
 }
@@ -66,8 +71,8 @@ fn log_file(session: &Session) -> PathBuf {
 
 fn start(session: &Session) -> Result<Child> {
     // A store that cannot be used says so here, better than a daemon's log would.
-    drop(session.open(false)?);
-    session.make_runtime()?;
+    let context = session.open(false)?;
+    let runtime = session.make_runtime()?;
     let path = log_file(session);
     let log = OpenOptions::new()
         .create(true)
@@ -85,10 +90,14 @@ fn start(session: &Session) -> Result<Child> {
             true => error.remedy("remove it, if it is no regular file: it is made anew"),
             false => error,
         })?;
-    // Only what the last daemon says is of interest.
-    log.set_len(0).about(path.display())?;
+    // Only what the last daemon says is of interest; its keeper's next one goes on with the log.
+    if session.lock(&context.store).is_ok() {
+        log.set_len(0).about(path.display())?;
+    }
+    drop(context);
     let program = std::env::current_exe().about("the foldfs program")?;
     let mut command = Command::new(&program);
+    command.arg("keeper").arg(runtime).arg("--");
     command.arg("daemon").arg("--until-unmounted");
     command.arg("--store").arg(session.store());
     if let Some(file) = &session.config_file {
@@ -96,6 +105,9 @@ fn start(session: &Session) -> Result<Child> {
     }
     let verbosity = session.verbose.max(1);
     command.arg(format!("-{}", "v".repeat(verbosity.into())));
+    // Whatever started this command keeps nothing for the daemon, and nothing of it is kept open.
+    process::close_descriptors_on_exec().about("descriptors")?;
+    command.env_remove("NOTIFY_SOCKET");
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(File::try_clone(&log).about(path.display())?);
     command.stderr(log);

@@ -10,6 +10,7 @@ use super::session::Session;
 use crate::error::{Context as _, Error, Result};
 use crate::ops;
 use crate::ops::export::{Format, Options};
+use crate::ops::identity;
 use crate::ops::report::Report;
 use crate::ops::request::Request;
 
@@ -24,6 +25,13 @@ pub struct Clone {
     /// Refuse if a file of the image is open for writing
     #[arg(long)]
     frozen: bool,
+    /// Give it an identity of its own: it comes without the origin's machine ID, SSH host keys, random seeds and
+    /// DHCP leases, and with its own host name
+    #[arg(long)]
+    reset_identity: bool,
+    /// The host name that it gets, instead of its own name
+    #[arg(long, value_name = "NAME", requires = "reset_identity")]
+    hostname: Option<String>,
     #[command(flatten)]
     dry: DryRun,
 }
@@ -34,6 +42,9 @@ impl Clone {
             from: self.from,
             to: self.new,
             frozen: self.frozen,
+            reset: self.reset_identity.then_some(identity::Options {
+                hostname: self.hostname,
+            }),
         };
         session.run(request, self.dry.dry_run)
     }

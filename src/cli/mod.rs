@@ -12,6 +12,7 @@ mod images;
 mod import;
 mod inside;
 mod interrupt;
+mod keeper;
 mod locks;
 mod log_lines;
 mod manual;
@@ -21,6 +22,7 @@ mod output;
 mod patch;
 mod progress_bar;
 mod render;
+mod replace;
 mod session;
 mod sharing;
 mod stores;
@@ -61,12 +63,23 @@ pub fn main() -> ExitCode {
     if let Command::Inside(inside) = arguments.command {
         return inside.run();
     }
+    let json = arguments.global.json;
+    // It serves none either, but sees to it that somebody does.
+    if let Command::Keeper(keeper) = arguments.command {
+        return ended(keeper.run().map(ExitCode::from), json);
+    }
     // A fold in this process holds leases, whoever else opens the file.
     lease::ignore_break_signal();
-    let json = arguments.global.json;
-    match run(arguments) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Findings) => ExitCode::from(ErrorKind::Findings.exit_code()),
+    let code = run(arguments).map(|outcome| match outcome {
+        Outcome::Done => ExitCode::SUCCESS,
+        Outcome::Findings => ExitCode::from(ErrorKind::Findings.exit_code()),
+    });
+    ended(code, json)
+}
+
+fn ended(code: Result<ExitCode>, json: bool) -> ExitCode {
+    match code {
+        Ok(code) => code,
         Err(error) => {
             output::print_error(&error, json);
             ExitCode::from(error.kind.exit_code())
@@ -108,7 +121,7 @@ fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Commit(commit) => commit.run(&session),
         Command::Discard(discard) => discard.run(&session),
         Command::Upgrade(upgrade) => upgrade.run(&session),
-        Command::Inside(_) => Ok(Outcome::Done),
+        Command::Inside(_) | Command::Keeper(_) => Ok(Outcome::Done),
         Command::Boot(boot) => boot.run(&session),
         Command::Export(export) => export.run(&session),
         Command::Daemon(daemon) => daemon.run(&session),

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::Outcome;
 use super::arguments::DryRun;
-use super::session::{self, Counterpart, Session};
-use super::{background, working};
+use super::session::{self, Before, Counterpart, Session};
+use super::{background, output, replace, working};
 use crate::config::Config;
 use crate::error::{Context, Error, Result};
 use crate::filesystem::passthrough::Passthrough;
@@ -19,6 +19,10 @@ use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
 use crate::serve::daemon::{self, Lifetime};
 use crate::serve::dead_mounts;
+use crate::serve::fuse::left::{Leave, Left};
+use crate::serve::inheritance::{self, Inheritance};
+use crate::serve::mount_table::Mount as Mounted;
+use crate::serve::replacement::Abilities;
 use crate::sys::{memory, process};
 
 /// Mount an image, or all of them as DIR/IMAGE
@@ -53,15 +57,28 @@ pub struct Mount {
 
 impl Mount {
     pub fn run(self, session: &Session) -> Result<Outcome> {
+        if self.foreground && !self.dry.dry_run {
+            return serve(
+                session,
+                Lifetime::UntilUnmounted,
+                Some(&|| self.call(session)),
+            );
+        }
+        let call = self.call(session)?;
+        let report = perform_mount(session, &call)?;
+        session.show(&report, call.dry_run)
+    }
+
+    fn call(&self, session: &Session) -> Result<Call> {
         let options = MountOptions::parse(&self.options.join(","))?;
         let directory = existing_directory(&self.directory)?;
-        let image = match (self.shared, self.image) {
+        let image = match (self.shared, &self.image) {
             (true, Some(family)) if !self.dry.dry_run => {
-                Some(working::made(session, &family, false)?.image)
+                Some(working::made(session, family, false)?.image)
             }
-            (_, image) => image,
+            (_, image) => image.clone(),
         };
-        let call = Call {
+        Ok(Call {
             request: Request::Mount {
                 image,
                 directory: directory.into(),
@@ -69,12 +86,7 @@ impl Mount {
                 live: self.live,
             },
             dry_run: self.dry.dry_run,
-        };
-        if self.foreground && !call.dry_run {
-            return serve(session, Lifetime::UntilUnmounted, Some(call));
-        }
-        let report = perform_mount(session, &call)?;
-        session.show(&report, call.dry_run)
+        })
     }
 }
 
@@ -156,13 +168,21 @@ impl Unmount {
 /// Nothing is, or it is in use (kind Busy).
 pub fn unmount(session: &Session, directory: &Path, dry_run: bool) -> Result<Report> {
     let directory = mount_point(directory)?;
-    session::while_it_ends(|| match session.counterpart(false)? {
-        Counterpart::Daemon(client) => {
+    let counterpart = || match session.counterpart(false)? {
+        Counterpart::Daemon(client) => Ok((Counterpart::Daemon(client), None)),
+        // What waits for the next daemon is not dead, and no daemon may start meanwhile.
+        Counterpart::Own(context) => {
+            let lock = session.lock(&context.store)?;
+            Ok((Counterpart::Own(context), Some(lock)))
+        }
+    };
+    session::while_it_ends(|| match session::while_busy(counterpart)? {
+        (Counterpart::Daemon(client), _) => {
             let directory = directory.clone().into();
             let request = Request::Unmount { directory };
             client.perform(&Call { request, dry_run }, &*session.progress())
         }
-        Counterpart::Own(context) => {
+        (Counterpart::Own(context), _lock) => {
             dead_mounts::unmount(context.store.path(), &directory, dry_run)
         }
     })
@@ -195,11 +215,23 @@ pub struct Daemon {
     /// End after the last mount is gone, and leave the session that started it
     #[arg(long, hide = true)]
     until_unmounted: bool,
+    /// Have this program take the place of the daemon that serves the store, in the same process and with all
+    /// mounts, and wait until it serves
+    #[arg(long, conflicts_with = "until_unmounted")]
+    upgrade: bool,
+    /// Say what this program can take over
+    #[arg(long, hide = true)]
+    abilities: bool,
 }
 
 impl Daemon {
     pub fn run(self, session: &Session) -> Result<Outcome> {
-        if self.until_unmounted {
+        if self.upgrade {
+            replace::replace(session)
+        } else if self.abilities {
+            output::print_json(&Abilities::own())?;
+            Ok(Outcome::Done)
+        } else if self.until_unmounted {
             background::leave_session()?;
             serve(session, Lifetime::UntilUnmounted, None)
         } else {
@@ -208,13 +240,31 @@ impl Daemon {
     }
 }
 
-/// Serves the store in this process; performs `first` before.
-fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<Outcome> {
+/// What is to be done before anything else is served.
+type First<'a> = &'a dyn Fn() -> Result<Call>;
+
+/// Serves the store in this process; performs `first` before, but not where a predecessor has done it: what it has
+/// mounted answers nobody, this process neither, until it is served again.
+fn serve(session: &Session, lifetime: Lifetime, first: Option<First<'_>>) -> Result<Outcome> {
     memory::map_large_allocations();
+    // A keeper starts it by a number.
+    rustix::thread::set_name(c"foldfs").about("the daemon's name")?;
     process::raise_descriptor_limit().about("the limit of open files")?;
     let read_only = session.is_read_only();
-    let _lock = read_only.then(|| session.lock_runtime()).transpose()?;
-    let context = match session.counterpart(!read_only)? {
+    let mut left = Inheritance::take();
+    let mounts = Left::of(std::mem::take(&mut left.descriptors));
+    if mounts.is_empty() {
+        left.end();
+    }
+    let first = first.filter(|_| mounts.is_empty());
+    let first = first.map(|call| call()).transpose()?;
+    let runtime = read_only.then(|| session.lock_runtime(left.lock()));
+    let runtime = runtime.transpose()?;
+    let before = Before {
+        lock: left.lock(),
+        mounts: &mounts,
+    };
+    let context = match session.counterpart_after(!read_only, before)? {
         Counterpart::Own(context) => *context,
         Counterpart::Daemon(client) => {
             let cause = format!("process {} serves it already", client.pid);
@@ -222,8 +272,12 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
                 .remedy("leave -f away to mount through it, or end it first"));
         }
     };
+    let store = context.store.clone();
+    let lock = runtime.as_ref().or(store.lock());
+    inheritance::keep(lock);
     // The lock is ours: whoever served what is mounted is gone.
-    dead_mounts::clear(context.store.path())?;
+    let is_left = |mount: &Mounted| mounts.iter().any(|left| left.directory() == mount.point);
+    dead_mounts::clear(store.path(), is_left)?;
     let config = &session.config;
     let objects = context.store.objects();
     objects.verification().set_rate(config.verify);
@@ -240,11 +294,15 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<Call>) -> Result<O
         passthrough: passthrough(config, &context),
     };
     let daemon = daemon::Daemon::new(context, options)?;
+    let leave = Leave::of(&mounts);
+    daemon.take_over(mounts);
     if let Some(call) = first {
         let report = daemon.perform(call, &*session.progress())?;
         session.show(&report, false)?;
     }
     daemon.run(lifetime)?;
+    drop(leave);
+    inheritance::end(lock);
     Ok(Outcome::Done)
 }
 

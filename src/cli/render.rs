@@ -6,8 +6,8 @@ use super::{apply, diff, history, holds, locks, patch, working};
 use crate::ops::export::Format;
 use crate::ops::report::{
     CheckReport, CloneReport, CollectReport, ExportReport, FamilyFold, FoldReport, FoldingStatus,
-    ImportReport, InitReport, ListReport, MountReport, RemoveReport, RenameReport, Report,
-    StatusReport, WhyReport,
+    ImportReport, InitReport, ListReport, MountReport, RemoveReport, RenameReport, ReplaceReport,
+    Report, ResetKind, StatusReport, WhyReport,
 };
 use crate::path_bytes::PathBytes;
 
@@ -42,6 +42,7 @@ pub fn render(report: &Report, dry_run: bool) -> String {
         Report::Export(report) => export(report),
         Report::Mount(report) => mounts(report, would.verb("mounted", "would be mounted")),
         Report::Unmount(report) => mounts(report, would.verb("unmounted", "would be unmounted")),
+        Report::ReplaceDaemon(report) => replaced(report, would),
     }
 }
 
@@ -53,6 +54,14 @@ impl Would {
     fn verb(self, done: &'static str, planned: &'static str) -> &'static str {
         if self.0 { planned } else { done }
     }
+}
+
+fn replaced(report: &ReplaceReport, would: Would) -> String {
+    let verb = would.verb("serves", "would serve");
+    format!(
+        "{} (foldfs {}) {verb} in process {}, in place of foldfs {} in process {}\n",
+        report.program, report.version, report.pid, report.old_version, report.old_pid
+    )
 }
 
 fn init(report: &InitReport, would: Would) -> String {
@@ -81,7 +90,7 @@ fn import(report: &ImportReport, would: Would) -> String {
 }
 
 fn clone(report: &CloneReport, would: Would) -> String {
-    format!(
+    let mut out = format!(
         "{} {} in family {}: {} private {}, {}, {} copied\n",
         report.image,
         would.verb("cloned", "would be cloned"),
@@ -94,7 +103,30 @@ fn clone(report: &CloneReport, would: Would) -> String {
         },
         counted(report.new_objects, "new object"),
         bytes(report.copied_bytes),
-    )
+    );
+    let Some(identity) = &report.identity else {
+        return out;
+    };
+    out.push_str(match identity.paths.is_empty() {
+        true => "it has nothing that is a machine's identity\n",
+        false => would.verb(
+            "its identity was reset:\n",
+            "its identity would be reset:\n",
+        ),
+    });
+    for reset in &identity.paths {
+        let kind = match reset.kind {
+            ResetKind::Removed => "removed  ",
+            ResetKind::Emptied => "emptied  ",
+            ResetKind::Rewritten => "rewritten",
+        };
+        out.push_str(&format!("  {kind}  {}\n", reset.path));
+    }
+    if let Some(hostname) = &identity.hostname {
+        let verb = would.verb("is", "would be");
+        out.push_str(&format!("its host name {verb} {hostname}\n"));
+    }
+    out
 }
 
 fn rename(report: &RenameReport, would: Would) -> String {

@@ -1,7 +1,7 @@
 //! What a command works with: the configuration, the store, and who carries requests out.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use crate::ops::request::{Call, Request};
 use crate::ops::{self, Context};
 use crate::progress::Progress;
 use crate::serve::control_client::ControlClient;
+use crate::serve::fuse::left::Left as Mount;
 use crate::serve::protocol::ENDING;
 use crate::store::layout;
 use crate::store::lock::StoreLock;
-use crate::store::open::{Access, Store};
+use crate::store::open::{Access, Left, Store};
 
 /// Where daemons of stores on read-only media have their sockets.
 const RUNTIME: &str = "/run/foldfs";
@@ -117,14 +118,26 @@ impl Session {
     }
 
     /// Makes [`Session::runtime`], and lets one daemon at a time have it, as `run/lock` does where
-    /// it can be written.
+    /// it can be written. `left`: the lock of a daemon that has died.
     ///
     /// # Errors
     /// Another one has it (kind Busy); errors of the file system.
-    pub fn lock_runtime(&self) -> Result<StoreLock> {
+    pub fn lock_runtime(&self, left: Option<BorrowedFd<'_>>) -> Result<StoreLock> {
         let path = self.make_runtime()?;
         let directory: OwnedFd = fs::File::open(&path).about(path.display())?.into();
-        StoreLock::take(directory.as_fd(), &self.store().display().to_string())
+        let store = self.store().display().to_string();
+        StoreLock::take_after(directory.as_fd(), &store, left)
+    }
+
+    /// Keeps others, daemons too, from altering a store that this process does not alter either.
+    ///
+    /// # Errors
+    /// Another process has it (kind Busy); errors of the file system.
+    pub fn lock(&self, store: &Store) -> Result<StoreLock> {
+        match self.is_read_only() {
+            true => self.lock_runtime(None),
+            false => StoreLock::take(store.run(), &format!("store {}", store.path().display())),
+        }
     }
 
     /// Makes [`Session::runtime`] if it has to be made.
@@ -206,12 +219,20 @@ impl Session {
     /// # Errors
     /// The store cannot be opened; another command alters it.
     pub fn counterpart(&self, writes: bool) -> Result<Counterpart> {
+        self.counterpart_after(writes, Before::default())
+    }
+
+    /// The same for a daemon to which the one before has left its lock.
+    ///
+    /// # Errors
+    /// As [`Session::counterpart`].
+    pub fn counterpart_after(&self, writes: bool, before: Before<'_>) -> Result<Counterpart> {
         let begun = Instant::now();
         loop {
             if let Some(client) = ControlClient::connect(&self.socket())? {
                 return Ok(Counterpart::Daemon(client));
             }
-            match self.open(writes) {
+            match self.open_after(writes, before) {
                 // Another command, soon done, or a daemon that does not listen yet or no more.
                 Err(error) if error.kind == ErrorKind::Busy && begun.elapsed() < PATIENCE => {
                     std::thread::sleep(LOOK);
@@ -239,9 +260,24 @@ impl Session {
     /// # Errors
     /// Those of [`Store::open`].
     pub fn open(&self, writes: bool) -> Result<Context> {
+        self.open_after(writes, Before::default())
+    }
+
+    fn open_after(&self, writes: bool, before: Before<'_>) -> Result<Context> {
         let mode = if writes { Access::Write } else { Access::Read };
-        let store = Arc::new(Store::open(self.store(), mode)?);
-        Ok(Context::new(store, self.config.threads))
+        let images: Vec<_> = before.mounts.iter().map(Mount::image).collect();
+        let left = Left {
+            lock: before.lock,
+            images: &images,
+        };
+        let store = Arc::new(Store::open_after(self.store(), mode, left)?);
+        let left = before.mounts.iter();
+        let inherited = left.map(|left| (left.image(), left.inheritance()));
+        Ok(Context::inheriting(
+            store,
+            self.config.threads,
+            inherited.collect(),
+        ))
     }
 }
 
@@ -275,6 +311,15 @@ pub fn while_it_ends(call: impl Fn() -> Result<Report>) -> Result<Report> {
             outcome => return outcome,
         }
     }
+}
+
+/// What a daemon that has died has left to the next one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Before<'a> {
+    /// Its lock.
+    pub lock: Option<BorrowedFd<'a>>,
+    /// Its mounts.
+    pub mounts: &'a [Mount],
 }
 
 /// Who performs a call.

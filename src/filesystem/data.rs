@@ -223,6 +223,9 @@ impl Filesystem {
     }
 
     fn content_of(&self, handle: &FileHandle) -> Outcome<Arc<OpenFile>> {
+        if handle.is_lost {
+            return Err(Errno::IO.into());
+        }
         match &handle.direct {
             Some(open) => {
                 self.refuse_damaged(open)?;

@@ -217,6 +217,7 @@ impl Alteration<'_> {
         filesystem.take_name(&parent, name, &node)?;
         let mut state = node.state.lock();
         state.is_replaced = matches!(state.place, Place::Unlinked);
+        state.note();
         Ok(())
     }
 

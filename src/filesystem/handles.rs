@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::Filesystem;
 use super::change::Notes;
 use super::failure::Outcome;
+use super::ledger::Entry;
 use super::node::{Backing, Node, OpenFile, Place};
 
 /// All open handles, by the id that the kernel was told. A leaf lock.
@@ -25,11 +26,17 @@ pub(super) struct FileHandle {
     /// Present when it was opened for writing.
     pub(super) writer: Option<Writer>,
     /// execve(2) opened it.
-    execute: bool,
+    pub(super) execute: bool,
     /// The top byte of the nodeid at which the kernel has it open.
     pub(super) flip: Option<u8>,
     /// What a direct reader has open: it does not see a promotion.
     pub(super) direct: Option<Arc<OpenFile>>,
+    /// What the ledger says of it.
+    pub(super) record: Option<Entry>,
+    /// Of a handle that was taken over: the request that opened it.
+    pub(super) request: Option<u64>,
+    /// What the kernel has open is not to be had any more.
+    pub(super) is_lost: bool,
 }
 
 /// One of a node's writers, as long as it lives. While there is one the node is not folded.
@@ -83,6 +90,9 @@ impl FileHandle {
             execute,
             flip: None,
             direct: None,
+            record: None,
+            request: None,
+            is_lost: false,
         }
     }
 }
@@ -100,15 +110,30 @@ impl Drop for FileHandle {
             false => None,
         };
         drop(state);
+        // First: who goes on after a kill in between must not take the kernel to know a file that was taken back.
+        drop(self.record.take());
         drop((closed, registered));
     }
 }
 
 impl Handles {
-    pub(super) fn insert_file(&self, handle: FileHandle) -> u64 {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+    /// An id that no handle has.
+    pub(super) fn new_id(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn insert_file(&self, id: u64, handle: FileHandle) {
+        self.last.fetch_max(id, Ordering::Relaxed);
         self.open.lock().insert(id, Arc::new(handle));
-        id
+    }
+
+    /// The handles that a request opened, as the ledger has it.
+    pub(super) fn opened_by(&self, request: u64) -> Vec<u64> {
+        let open = self.open.lock();
+        let by = open
+            .iter()
+            .filter(|(_, handle)| handle.request == Some(request));
+        by.map(|(id, _)| *id).collect()
     }
 
     /// The open file of an id.
@@ -129,6 +154,16 @@ impl Filesystem {
         let node = handle.node.clone();
         drop(handle);
         self.done(node);
+    }
+
+    /// Closes all handles.
+    pub(super) fn close_all(&self) {
+        let open = std::mem::take(&mut *self.handles.open.lock());
+        for (_, handle) in open {
+            let node = handle.node.clone();
+            drop(handle);
+            self.done(node);
+        }
     }
 
     /// How many handles are open.

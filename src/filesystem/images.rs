@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -10,13 +11,14 @@ use parking_lot::Mutex;
 
 use super::altered::Altered;
 use super::change::Notes;
+use super::inherit::Inheritance;
 use super::locks::FamilyLocks;
 use super::{ChangeLock, Filesystem};
 use crate::error::{Error, Result};
 use crate::merge::locks::Locks;
 use crate::merge::view::View;
 use crate::store::catalog::{Image, ImageRole, Reads};
-use crate::store::number::{FamilyId, ImageId};
+use crate::store::number::{FamilyId, ImageId, Number};
 use crate::store::open::{Access, Store};
 use crate::store::shared::SharedLayer;
 
@@ -31,6 +33,13 @@ pub struct Promotions {
     pub failures: u64,
 }
 
+/// An image that another process has left.
+struct Inherited {
+    inheritance: Inheritance,
+    /// Once it is alive, until it is served.
+    heir: Option<Arc<Filesystem>>,
+}
+
 /// All images of a store, brought to life when they are asked for. One for each process that has
 /// the store open.
 pub struct Images {
@@ -42,6 +51,8 @@ pub struct Images {
     live: Mutex<HashMap<ImageId, Weak<Filesystem>>>,
     /// Images that nobody may use now, and why.
     withheld: Mutex<HashMap<ImageId, Error>>,
+    /// What another process has left.
+    inherited: Mutex<HashMap<ImageId, Inherited>>,
     /// Of each image; kept when it is not alive any more.
     notes: Mutex<HashMap<ImageId, Arc<Notes>>>,
 }
@@ -57,8 +68,24 @@ impl Images {
             locks: Mutex::default(),
             live: Mutex::default(),
             withheld: Mutex::default(),
+            inherited: Mutex::default(),
             notes: Mutex::default(),
         }
+    }
+
+    /// Takes images over that the kernel goes on using. Before the first of them is brought to life.
+    pub fn inherit(&self, inheritances: HashMap<ImageId, Inheritance>) {
+        let inherited = inheritances.into_iter().map(|(image, inheritance)| {
+            let heir = None;
+            (image, Inherited { inheritance, heir })
+        });
+        self.inherited.lock().extend(inherited);
+    }
+
+    /// An image that was taken over is served, or given up: it is kept alive no longer.
+    pub fn settle_inheritance(&self, image: ImageId) {
+        let settled = self.inherited.lock().remove(&image);
+        drop(settled);
     }
 
     /// The store.
@@ -160,6 +187,12 @@ impl Images {
     }
 
     fn open_view(&self, image: &Image) -> Result<View> {
+        let root = self.shared_root(image)?;
+        let directory = self.store.image_dirs(image.id)?.root;
+        View::open(directory, image.id, root, self.shared.clone())
+    }
+
+    fn shared_root(&self, image: &Image) -> Result<Number> {
         let family = self.store.catalog().family(image.family)?.ok_or_else(|| {
             Error::failed(
                 format!("image {:?}", image.name),
@@ -167,8 +200,18 @@ impl Images {
             )
             .remedy("run `foldfs check`")
         })?;
-        let directory = self.store.image_dirs(image.id)?.root;
-        View::open(directory, image.id, family.root, self.shared.clone())
+        Ok(family.root)
+    }
+
+    /// The image `id` before it has a row: what a copy of `origin`'s private layer in `directory` shows, as long as
+    /// the family stays as it is. Only the caller knows of it, and alters it before anybody can see it.
+    ///
+    /// # Errors
+    /// Those of the host and the catalog.
+    pub fn staged(&self, directory: OwnedFd, id: ImageId, origin: &Image) -> Result<Filesystem> {
+        let (root, shared) = (self.shared_root(origin)?, self.shared.clone());
+        let view = View::open_copy(directory, id, root, shared, origin.id)?;
+        Filesystem::new(self.store.clone(), view, ChangeLock::default())
     }
 
     fn notes(&self, image: ImageId) -> Arc<Notes> {
@@ -295,17 +338,30 @@ impl Images {
             filesystem.locks.enforce(self.locks(row.family)?);
         }
         let filesystem = Arc::new(filesystem);
+        let mut inherited = self.inherited.lock();
+        let inherited = inherited.get_mut(&image);
         if self.store.access() == Access::Write {
-            filesystem.recover()?;
-            if !self.store.catalog().uncovers(image)?.is_empty() {
-                // What goes is to be found in the catalog only.
-                match self.store.ensure_backup() {
-                    Ok(()) => {
-                        filesystem.uncover()?;
-                    }
-                    // What stays is not wrong.
-                    Err(error) => log::warn!("nothing is uncovered: {error}"),
+            let known = inherited.as_ref();
+            let known = known.map(|it| it.inheritance.ledger.numbers().collect());
+            filesystem.recover(&known.unwrap_or_default())?;
+        }
+        if let Some(Inherited { inheritance, heir }) = inherited {
+            let inherited = filesystem.inherit(inheritance);
+            log::info!(
+                image = row.name.as_str(), nodes = inherited.nodes, handles = inherited.handles,
+                lost = inherited.lost; "taken over"
+            );
+            *heir = Some(filesystem.clone());
+        }
+        let has_left = || -> Result<bool> { Ok(!self.store.catalog().uncovers(image)?.is_empty()) };
+        if self.store.access() == Access::Write && has_left()? {
+            // What goes is to be found in the catalog only.
+            match self.store.ensure_backup() {
+                Ok(()) => {
+                    filesystem.uncover()?;
                 }
+                // What stays is not wrong.
+                Err(error) => log::warn!("nothing is uncovered: {error}"),
             }
         }
         live.retain(|_, weak| weak.strong_count() > 0);

@@ -130,7 +130,7 @@ mod tests {
             shown_times: AtomicBool::new(false),
         });
         let known = Arc::downgrade(&open);
-        let registered = Registered(Arc::new(()));
+        let registered = Registered::new(1, Arc::new(()));
         (Kept { open, registered }, known)
     }
 

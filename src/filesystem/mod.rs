@@ -33,7 +33,9 @@ pub mod follow;
 pub mod handles;
 pub mod hold;
 pub mod images;
+pub mod inherit;
 mod kept;
+pub mod ledger;
 pub mod locks;
 #[cfg(test)]
 mod name_tests;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use parking_lot::Mutex;
 
+use super::ledger::Entry;
 use super::transport::Transport;
 
 use crate::store::digest::Digest;
@@ -74,6 +75,16 @@ pub struct OpenFile {
     pub shown_times: AtomicBool,
 }
 
+impl OpenFile {
+    /// The object that it is.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        match self.backing {
+            Backing::Object { digest, .. } => digest,
+            Backing::Private | Backing::Writable => None,
+        }
+    }
+}
+
 /// What changes about a node. A leaf lock: nothing is locked or called while it is held.
 #[derive(Debug)]
 pub struct State {
@@ -97,6 +108,8 @@ pub struct State {
     pub open: Option<Arc<OpenFile>>,
     /// How the kernel gets at it; `None` before it was first opened.
     pub(super) transport: Option<Box<Transport>>,
+    /// What the ledger says of it, once the kernel was told of it.
+    pub(super) known: Option<Entry>,
 }
 
 /// An inode of a live image. About 200 bytes with its name and its place in the table.
@@ -135,6 +148,7 @@ impl Node {
                 programs: 0,
                 open: None,
                 transport: None,
+                known: None,
             }),
         }
     }

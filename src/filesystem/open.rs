@@ -13,6 +13,7 @@ use super::Filesystem;
 use super::data::SetId;
 use super::failure::{Failure, Outcome};
 use super::handles::FileHandle;
+use super::ledger::OpenHandle;
 use super::node::{Backing, Node, OpenFile, Source};
 use super::passthrough::{Change, Way};
 use super::resolve::Host;
@@ -35,6 +36,8 @@ pub struct OpenFlags {
     pub set_id: SetId,
     /// execve(2) opens it: while such a handle is open the program may be running.
     pub execute: bool,
+    /// The transport's number of the request.
+    pub request: u64,
 }
 
 /// What execve(2) adds to the flags (`__FMODE_EXEC`, include/linux/fs.h); FUSE passes it on.
@@ -48,6 +51,7 @@ impl OpenFlags {
             truncate: flags & libc::O_TRUNC != 0,
             set_id,
             execute: flags & FMODE_EXEC != 0,
+            request: 0,
         }
     }
 }
@@ -79,7 +83,9 @@ impl Filesystem {
     /// with O_TRUNC and O_RDONLY it looks for running programs only after this: ETXTBSY, too.
     pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<u64> {
         let handle = self.opened(node, flags)?;
-        Ok(self.handles.insert_file(handle))
+        let id = self.handles.new_id();
+        self.handles.insert_file(id, handle);
+        Ok(id)
     }
 
     /// [`Filesystem::open`] at the nodeid with this top byte, and which way the content takes.
@@ -107,7 +113,25 @@ impl Filesystem {
         if !flags.write && matches!(way, Way::Direct(_)) {
             handle.direct = Some(open);
         }
-        Ok((self.handles.insert_file(handle), way))
+        let id = self.handles.new_id();
+        handle.record = self.ledger().and_then(|ledger| {
+            let record = OpenHandle {
+                number: node.number,
+                id,
+                flip,
+                writes: handle.writer.is_some(),
+                executes: handle.execute,
+                registered: match &way {
+                    Way::Direct(registered) => registered.id(),
+                    Way::Cached { .. } => 0,
+                },
+                object: handle.direct.as_ref().and_then(|open| open.digest()),
+                request: flags.request,
+            };
+            ledger.add_handle(&record)
+        });
+        self.handles.insert_file(id, handle);
+        Ok((id, way))
     }
 
     fn opened(&self, node: &Arc<Node>, flags: OpenFlags) -> Outcome<FileHandle> {
@@ -315,6 +339,29 @@ impl Filesystem {
             },
             shown_times: AtomicBool::new(false),
         })
+    }
+
+    /// An object that a direct reader had open before this process took the image over.
+    pub(super) fn reopen_object(&self, digest: &Digest) -> Outcome<OpenFile> {
+        let objects = self.store.objects();
+        let epoch = objects.verification().epoch();
+        let file = becoming::open(objects, self.view.layer.work(), digest)?;
+        let size = fs::fstat(&file)?.st_size as u64;
+        Ok(OpenFile {
+            file,
+            backing: Backing::Object {
+                size,
+                digest: Some(*digest),
+                epoch,
+            },
+            shown_times: AtomicBool::new(false),
+        })
+    }
+
+    /// Likewise, a private file.
+    pub(super) fn open_private_to_read(&self, node: &Arc<Node>) -> Outcome<OpenFile> {
+        let _names = self.names.read();
+        self.open_host(node, OFlags::RDONLY, Look::Short)
     }
 
     /// How many bytes a change of a file's content would copy, or wait for while another request

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::Filesystem;
 use super::failure::Outcome;
 use super::kept::{Connection, Kept, KeptFiles};
+use super::ledger::Ledger;
 use super::node::{Backing, Node, OpenFile, Place, Source};
 use super::open::open_private;
 use super::transport::{Host, Identity, Mode, Register, Registered};
@@ -122,21 +123,46 @@ pub enum Change {
 
 impl Filesystem {
     /// From now on a transport hears what it has to tell the kernel, and files are direct where they
-    /// can be.
-    pub fn serve(&self, upcall: Arc<dyn Upcall>, passthrough: Option<Arc<Passthrough>>) {
+    /// can be. What the kernel knows is noted in `ledger`, which its nodes so far stand in, if it knows any.
+    pub fn serve(
+        &self,
+        upcall: Arc<dyn Upcall>,
+        passthrough: Option<Arc<Passthrough>>,
+        ledger: Option<Arc<Ledger>>,
+    ) {
+        self.table.note_in(ledger.clone());
         let before = std::mem::replace(
             &mut *self.transport.write(),
             Serving {
                 upcall: Some(upcall),
                 passthrough,
                 connection: Some(Connection::new()),
+                ledger,
             },
         );
         drop(before);
     }
 
+    /// The kernel is gone: it has nothing open any more, and knows no node.
+    pub fn disconnect(&self) {
+        let before = std::mem::take(&mut *self.transport.write());
+        drop(before);
+        self.table.note_in(None);
+        self.close_all();
+        for node in self.table.all() {
+            let number = node.number;
+            self.done(node);
+            self.forget(number, u64::MAX);
+        }
+    }
+
     fn passthrough(&self) -> Option<Arc<Passthrough>> {
         self.transport.read().passthrough.clone()
+    }
+
+    /// Where it is noted what the kernel knows.
+    pub fn ledger(&self) -> Option<Arc<Ledger>> {
+        self.transport.read().ledger.clone()
     }
 
     /// Whether a kernel has been told of the image.
@@ -277,6 +303,7 @@ impl Filesystem {
                 _ => false,
             };
             let nodeid = state.identity().nodeid(node.number);
+            state.note();
             drop(state);
             if forget {
                 self.forget_attributes(nodeid);
@@ -300,6 +327,9 @@ impl Filesystem {
         }
         let registered = serving.passthrough.as_ref()?;
         let registered = registered.register(host, open, register)?;
+        let ledger = serving.ledger.as_ref();
+        let record = ledger.and_then(|ledger| ledger.add_registered(registered.id()));
+        let registered = registered.noted(record);
         if host == Host::Object && matches!(node.source(), Source::Shared(_)) {
             let kept = Kept {
                 open: open.clone(),
@@ -402,6 +432,7 @@ pub(super) struct Serving {
     upcall: Option<Arc<dyn Upcall>>,
     passthrough: Option<Arc<Passthrough>>,
     connection: Option<Connection>,
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Serving {

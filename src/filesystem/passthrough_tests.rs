@@ -4,11 +4,13 @@ use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::data::SetId;
 use super::failure::Failure;
+use super::ledger::Ledger;
 use super::open::OpenFlags;
 use super::passthrough::{Passthrough, Upcall, Way};
 use super::test_image::TestImage;
@@ -30,7 +32,7 @@ fn the_kernel_could_not_open_an_object_for_writing() {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             let opened = fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
             found.set(Some(opened.map(drop)));
-            Ok(Registered(Arc::new(())))
+            Ok(Registered::new(1, Arc::new(())))
         };
         let flags = OpenFlags {
             write,
@@ -61,13 +63,17 @@ impl Upcall for Nobody {
 
 /// Whether it could; detached mounts are root's.
 fn serve(image: &TestImage) -> bool {
+    serve_noted(image, None)
+}
+
+fn serve_noted(image: &TestImage, ledger: Option<Arc<Ledger>>) -> bool {
     let Ok(passthrough) = Passthrough::new(image.store.root(), []) else {
         assert!(!rustix::process::geteuid().is_root());
         return false;
     };
     image
         .fs
-        .serve(Arc::new(Nobody), Some(Arc::new(passthrough)));
+        .serve(Arc::new(Nobody), Some(Arc::new(passthrough)), ledger);
     true
 }
 
@@ -76,7 +82,7 @@ fn opened(image: &TestImage, write: bool) -> (u64, bool) {
     let is_new = Cell::new(false);
     let register = |_: BorrowedFd<'_>| {
         is_new.set(true);
-        Ok(Registered(Arc::new(())))
+        Ok(Registered::new(1, Arc::new(())))
     };
     let flags = OpenFlags {
         write,
@@ -130,6 +136,59 @@ fn a_shared_file_that_is_opened_again_is_still_registered() {
     assert!(is_new);
     image.fs.release(reader);
     assert!(registers(&image), "only objects are kept");
+}
+
+/// A file that the kernel has registered until this is dropped.
+struct Hold {
+    ledger: Arc<Ledger>,
+    seen: Arc<Mutex<Option<usize>>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *self.seen.lock() = Some(handles_in(&self.ledger));
+    }
+}
+
+fn handles_in(ledger: &Arc<Ledger>) -> usize {
+    let handles = ledger.open_handles();
+    let count = handles.len();
+    // To drop one takes it out of the ledger.
+    std::mem::forget(handles);
+    count
+}
+
+/// A daemon killed in between left a handle of a file that the kernel did not know any more; the next one answered with
+/// it, which the kernel told who opened the file as EIO.
+#[test]
+fn regression_a_handle_is_no_longer_noted_when_its_file_is_taken_back() {
+    let image = TestImage::new();
+    let ledger = Ledger::new().unwrap();
+    if !serve_noted(&image, Some(ledger.clone())) {
+        return;
+    }
+    let handle = image.writer(&image.node("dir/file"));
+    image.fs.write(handle, 0, b"mine", SetId::Keep).unwrap();
+    image.fs.release(handle);
+    for write in [true, false] {
+        let seen = Arc::new(Mutex::new(None));
+        let register = |_: BorrowedFd<'_>| {
+            let (ledger, seen) = (ledger.clone(), seen.clone());
+            Ok(Registered::new(1, Arc::new(Hold { ledger, seen })))
+        };
+        let flags = OpenFlags {
+            write,
+            ..OpenFlags::default()
+        };
+        let node = image.node("dir/file");
+        let (handle, way) = image.fs.open_at(&node, 0, flags, &register).unwrap();
+        assert!(matches!(way, Way::Direct(_)));
+        drop(way);
+        assert_eq!(handles_in(&ledger), 1);
+        assert_eq!(*seen.lock(), None);
+        image.fs.release(handle);
+        assert_eq!(*seen.lock(), Some(0));
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What is cleared up before an image comes to life: debris of operations that a crash or the end
 //! of the last instance cut short. None of it shows.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, RenameFlags, statat};
 use rustix::io::Errno;
 
 use super::Filesystem;
@@ -12,22 +13,20 @@ use crate::merge::locate;
 use crate::store::layer::{self, Layer, PrivateEntry};
 use crate::store::mark::Role;
 use crate::store::number::Number;
-use crate::store::tree;
 use crate::sys::durable;
 
 impl Filesystem {
     /// Empties `orphans/` and removes the files in `index/` that have no name, and tokens without a
-    /// file. Before the first operation of this instance, in a store that is open for writing.
+    /// file; but for files that the kernel knows, whose numbers are in `known`. Before the first operation of this instance, in a store that is open for writing.
     ///
     /// # Errors
     /// Those of the host and the catalog.
-    pub fn recover(&self) -> Result<()> {
+    pub fn recover(&self, known: &HashSet<Number>) -> Result<()> {
         let image = self.view.layer.image();
-        let orphans = format!("images/{image}/orphans");
-        tree::remove_contents(self.view.layer.orphans(), &orphans)?;
+        self.empty_orphans(known)?;
         let about = format!("images/{image}/index");
         for number in self.view.layer.index_numbers()? {
-            self.recover_indexed(number, &about)?;
+            self.recover_indexed(number, known.contains(&number), &about)?;
         }
         for number in self.view.layer.token_numbers()? {
             if !self.view.is_indexed(number) {
@@ -47,7 +46,7 @@ impl Filesystem {
         }
     }
 
-    fn recover_indexed(&self, number: Number, about: &str) -> Result<()> {
+    fn recover_indexed(&self, number: Number, is_known: bool, about: &str) -> Result<()> {
         let index = self.view.layer.index();
         let (file, token) = (Layer::number_name(number), Layer::token_name(number));
         let private_names = match statat(index.as_fd(), &token[..], AtFlags::SYMLINK_NOFOLLOW) {
@@ -68,6 +67,11 @@ impl Filesystem {
             let shared = self.view.shared_of(number);
             if locate::shared_names_shown(&self.view, shared)? > 0 {
                 return Ok(());
+            }
+            if is_known {
+                let orphans = self.view.layer.orphans();
+                durable::rename(index, &file, orphans, &file, RenameFlags::NOREPLACE)
+                    .about(about)?;
             }
         }
         for name in [&file, &token] {

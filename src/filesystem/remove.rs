@@ -13,7 +13,6 @@ use crate::merge::list;
 use crate::merge::lookup::Parts;
 use crate::store::draft::Draft;
 use crate::store::layer::{self, Layer};
-use crate::store::mark::DirectoryRole;
 use crate::store::metadata::{FileType, Time};
 use crate::sys::durable;
 
@@ -180,15 +179,12 @@ impl Filesystem {
         let place = {
             let mut state = node.state.lock();
             state.unlinked = Time::now();
-            std::mem::replace(&mut state.place, Place::Unlinked)
+            let place = std::mem::replace(&mut state.place, Place::Unlinked);
+            state.note();
+            place
         };
         self.change.notes().altered.remove(node.number);
-        if let Source::Shared(_)
-        | Source::SharedDirectory(_)
-        | Source::PrivateDirectory(DirectoryRole::Transparent { .. }) = node.source()
-        {
-            self.unlinked_shared.lock().insert(node.number);
-        }
+        self.note_unlinked(node);
         if let Place::Entry { parent, .. } = place {
             self.done(parent);
         }

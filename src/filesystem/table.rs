@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use super::ledger::Ledger;
 use super::node::{Node, Place};
 use crate::store::number::Number;
 
@@ -25,6 +26,8 @@ struct Nodes {
     /// Nodes that the kernel does not know (any more) and somebody still referred to when they were
     /// looked at. Each once; may hold numbers whose node is gone or known again.
     busy: VecDeque<Number>,
+    /// Where it is noted what the kernel knows.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Table {
@@ -49,8 +52,28 @@ impl Table {
 
     /// The kernel is told of the node once more.
     pub fn remember(&self, node: &Node) {
-        let _guard = self.nodes.lock();
-        node.lookups.fetch_add(1, Ordering::Relaxed);
+        let nodes = self.nodes.lock();
+        let lookups = node.lookups.fetch_add(1, Ordering::Relaxed) + 1;
+        let Some(ledger) = &nodes.ledger else {
+            return;
+        };
+        let mut state = node.state.lock();
+        if !state
+            .known
+            .as_ref()
+            .is_some_and(|known| known.is_in(ledger))
+        {
+            state.known = ledger.add_node(node.number);
+            state.note();
+        }
+        if let Some(known) = &state.known {
+            known.set_lookups(lookups);
+        }
+    }
+
+    /// Notes in `ledger` what the kernel knows from now on.
+    pub fn note_in(&self, ledger: Option<Arc<Ledger>>) {
+        self.nodes.lock().ledger = ledger;
     }
 
     /// The kernel forgets `count` lookups. The answer are nodes that left the table unlinked: what
@@ -63,6 +86,9 @@ impl Table {
         let before = node.lookups.load(Ordering::Relaxed);
         let after = before.saturating_sub(count);
         node.lookups.store(after, Ordering::Relaxed);
+        if let Some(known) = &node.state.lock().known {
+            known.set_lookups(after);
+        }
         nodes.sweep(node)
     }
 
@@ -126,6 +152,7 @@ impl Nodes {
                 return;
             }
             let place = std::mem::replace(&mut state.place, Place::Unlinked);
+            state.known = None;
             drop(state);
             self.by_number.remove(&current.number);
             match place {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::create::Permissions;
 use super::data::SetId;
 use super::images::Images;
+use super::inherit::Inheritance;
 use super::node::Node;
 use super::open::OpenFlags;
 use super::{Caller, Filesystem};
@@ -242,6 +243,7 @@ impl TestImage {
             truncate: false,
             set_id: SetId::Keep,
             execute: false,
+            request: 0,
         };
         self.fs.open(node, flags).unwrap()
     }
@@ -271,6 +273,13 @@ impl TestImage {
         crate::store::layer::names_in(self.fs.view.layer.work())
             .unwrap()
             .len()
+    }
+
+    /// The image as the process finds it that takes it over.
+    pub fn inherit(&mut self, inheritance: Inheritance) {
+        let images = Images::new(self.store.clone());
+        images.inherit([(self.image, inheritance)].into());
+        self.fs = images.filesystem(self.image).unwrap();
     }
 
     /// The image as a new process finds it, from what is on the disk alone.

@@ -1,5 +1,7 @@
 //! What is known of a node's handles at the kernel's: how they are opened, and at which nodeids.
 
+mod packed;
+
 use std::any::Any;
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -9,16 +11,46 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::failure::Outcome;
-use super::node::State;
+use super::ledger::Entry;
+use super::node::{Place, State};
 use crate::store::number::Number;
+pub(super) use packed::known;
 
 /// A host file that the kernel may use itself; the last reference takes that back.
 #[derive(Clone)]
-pub struct Registered(pub Arc<dyn Any + Send + Sync>);
+pub struct Registered {
+    id: u32,
+    _hold: Arc<dyn Any + Send + Sync>,
+    /// Goes after it is taken back.
+    record: Option<Arc<Entry>>,
+}
+
+impl Registered {
+    /// A file that the kernel knows by `id`, until `hold` is dropped.
+    pub fn new(id: u32, hold: Arc<dyn Any + Send + Sync>) -> Self {
+        let record = None;
+        Self {
+            id,
+            _hold: hold,
+            record,
+        }
+    }
+
+    /// What the kernel calls it.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Noted in a ledger.
+    pub(super) fn noted(self, record: Option<Entry>) -> Self {
+        let record = record.map(Arc::new);
+        Self { record, ..self }
+    }
+}
 
 impl fmt::Debug for Registered {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Registered")
+        write!(formatter, "Registered({}, {:?})", self.id, self.record)
     }
 }
 
@@ -113,6 +145,24 @@ impl State {
         })
     }
 
+    /// All nodeids at which the kernel may have an inode of the node.
+    pub(super) fn nodeids(&self, number: Number) -> Vec<u64> {
+        let identity = self.identity();
+        let old = self.transport.iter().flat_map(|transport| &transport.old);
+        let old = old.map(|old| old.flip);
+        let flips = std::iter::once(identity.flip).chain(old);
+        let nodeid = |flip| Identity { flip, ..identity }.nodeid(number);
+        flips.map(nodeid).collect()
+    }
+
+    /// Has the ledger say how the kernel knows the node: after each change of it, before the kernel hears.
+    pub(super) fn note(&self) {
+        if let Some(known) = &self.known {
+            let is_unlinked = matches!(self.place, Place::Unlinked);
+            known.set_state(packed::packed(self), is_unlinked.then_some(self.unlinked));
+        }
+    }
+
     /// The kernel has come back with this top byte, from a file handle of a nodeid that it had forgotten:
     /// it is the current one again, if no handle is open. The answer is how the kernel is to know it.
     pub(super) fn recall_as(&mut self, flip: u8) -> Identity {
@@ -126,6 +176,7 @@ impl State {
             transport.flip = flip;
             transport.last = transport.last.max(flip);
         }
+        self.note();
         Identity {
             flip,
             volatile: true,
@@ -154,6 +205,7 @@ impl State {
         if let Some(transport) = &mut self.transport {
             transport.volatile = transport.flipped.is_some() || transport.flip > 0;
         }
+        self.note();
     }
 
     /// Whether the kernel has host files of the node registered.
@@ -190,7 +242,9 @@ impl State {
         if *handles > 0 {
             return None;
         }
-        match transport.current.take()? {
+        let closed = transport.current.take()?;
+        self.note();
+        match closed {
             (Mode::Direct(registered, _), _) => Some(registered),
             (Mode::Cached, _) => None,
         }
@@ -234,91 +288,10 @@ impl State {
         transport.flip = flip;
         transport.current = None;
         transport.volatile = true;
+        self.note();
         Ok(Some(before))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::filesystem::node::{Node, Place, Source};
-    use crate::store::metadata::FileType;
-
-    fn node() -> Node {
-        let number = Number::new(7).unwrap();
-        Node::new(number, FileType::Regular, Place::Unlinked, Source::Private)
-    }
-
-    /// Opens a handle at the current nodeid; the answer lives as long as the registration does.
-    fn open(state: &mut State, host: Host) -> std::sync::Weak<dyn Any + Send + Sync> {
-        let registered: Arc<dyn Any + Send + Sync> = Arc::new(());
-        let transport = state.transport.get_or_insert_default();
-        let known = Arc::downgrade(&registered);
-        let (mode, handles) = match transport.current.take() {
-            Some((mode, handles)) => (mode, handles),
-            None => (Mode::Direct(Registered(registered), host), 0),
-        };
-        let known = match &mode {
-            Mode::Direct(Registered(kept), _) => Arc::downgrade(kept),
-            Mode::Cached => known,
-        };
-        transport.current = Some((mode, handles + 1));
-        known
-    }
-
-    #[test]
-    fn a_file_stays_registered_until_the_last_handle_of_its_nodeid_is_closed() {
-        let node = node();
-        let mut state = node.state.lock();
-        let file = open(&mut state, Host::Object);
-        open(&mut state, Host::Object);
-        let nodeid = state.identity().nodeid(node.number);
-        assert_eq!(nodeid, 7);
-        assert_eq!(state.flip_if(node.number, |_| false).unwrap(), None);
-        assert_eq!(state.flip_if(node.number, |_| true).unwrap(), Some(7));
-        assert_eq!(flip_of(state.identity().nodeid(node.number)), 1);
-        assert!(state.identity().volatile && state.may_not_flip() && !state.is_direct());
-
-        let other = open(&mut state, Host::Private);
-        drop(state.closed(0));
-        assert!(file.upgrade().is_some());
-        drop(state.closed(0));
-        assert!(file.upgrade().is_none() && other.upgrade().is_some());
-        drop(state.closed(1));
-        assert!(other.upgrade().is_none());
-    }
-
-    #[test]
-    fn a_nodeid_is_not_taken_again_while_handles_have_it() {
-        let node = node();
-        let mut state = node.state.lock();
-        for generation in 0..=255 {
-            assert_eq!(state.identity().flip, generation);
-            let transport = state.transport.get_or_insert_default();
-            assert!(!transport.stale_pages, "{generation} is new to the kernel");
-            open(&mut state, Host::Object);
-            let flipped = state.flip_if(node.number, |_| true);
-            assert_eq!(flipped.is_err(), generation == 255, "{flipped:?}");
-        }
-        // One of them is closed: its nodeid is free, and the kernel may have pages of it.
-        drop(state.closed(9));
-        state.flip_if(node.number, |_| true).unwrap();
-        let transport = state.transport.get_or_insert_default();
-        assert_eq!((transport.flip, transport.stale_pages), (9, true));
-    }
-
-    #[test]
-    fn a_nodeid_that_comes_back_from_a_handle_is_the_current_one_if_none_is_open() {
-        let node = node();
-        let mut state = node.state.lock();
-        let back = Identity {
-            flip: 3,
-            volatile: true,
-        };
-        assert_eq!(state.recall_as(3), back);
-        assert_eq!(state.identity(), back);
-        open(&mut state, Host::Object);
-        assert_eq!(state.recall_as(0).flip, 0);
-        assert_eq!(state.identity().flip, 3);
-    }
-}
+mod tests;

@@ -12,11 +12,20 @@ pub type Named = (Box<[u8]>, Item);
 
 /// The entries of a directory, sorted by the bytes of their names; each as [`lookup::lookup`] has it.
 pub fn list(view: &View, parts: Parts<'_>) -> Result<Vec<Named>> {
+    list_wanted(view, parts, &|_| true)
+}
+
+/// Those of them whose names are wanted; the others are not looked at.
+pub fn list_wanted(
+    view: &View,
+    parts: Parts<'_>,
+    wanted: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Named>> {
     let mut entries = Vec::new();
     let mut decided = HashSet::new();
     if let Some(private) = parts.private {
         let names = layer::names_in(private).map_err(|error| damaged(view, b".", error))?;
-        for name in names {
+        for name in names.into_iter().filter(|name| wanted(name)) {
             match layer::read_entry(private, &name).map_err(|error| damaged(view, &name, error))? {
                 Some(PrivateEntry::Marked { stat, mark }) => {
                     let item = lookup::private_item(view, stat, mark)?;
@@ -32,7 +41,7 @@ pub fn list(view: &View, parts: Parts<'_>) -> Result<Vec<Named>> {
     if let Some(shared) = parts.shared {
         let directory = view.shared.directory(shared)?;
         for (name, _) in directory.iter() {
-            if decided.contains(name) {
+            if decided.contains(name) || !wanted(name) {
                 continue;
             }
             if let Some(item) = lookup::shared_item(view, &directory, name)? {

@@ -76,7 +76,10 @@ pub fn path_merging_with(view: &View, shared: Number) -> Result<Option<PrivatePa
 
 /// Hands every marked entry to `take`, as its directory's path and its name, until it answers
 /// `false`.
-fn private_entries(
+///
+/// # Errors
+/// Those of reading the private layer.
+pub fn private_entries(
     view: &View,
     take: &mut dyn FnMut(&PrivatePath, &[u8], &Mark) -> bool,
 ) -> Result<()> {

@@ -54,6 +54,18 @@ impl View {
         root: Number,
         shared: Arc<SharedLayer>,
     ) -> Result<Self> {
+        Self::open_copy(directory, image, root, shared, image)
+    }
+
+    /// The same of an image that has no rows yet: it will have those of `origin`, of whose private layer its own
+    /// is a copy.
+    pub fn open_copy(
+        directory: OwnedFd,
+        image: ImageId,
+        root: Number,
+        shared: Arc<SharedLayer>,
+        origin: ImageId,
+    ) -> Result<Self> {
         let layer = Layer::open(directory.as_fd(), image).about(format!("images/{image}"))?;
         let indexed = layer.index_numbers()?;
         let redirected = layer.redirect_numbers()?;
@@ -65,14 +77,18 @@ impl View {
             indexed: RwLock::new(indexed.into_iter().collect()),
             redirected: RwLock::new(redirected.into_iter().collect()),
         };
-        view.reload_aliases()?;
+        view.read_aliases(origin)?;
         Ok(view)
     }
 
     /// Reads the aliases again, after a commit has changed them.
     pub fn reload_aliases(&self) -> Result<()> {
+        self.read_aliases(self.layer.image())
+    }
+
+    fn read_aliases(&self, image: ImageId) -> Result<()> {
         let mut aliases = Aliases::default();
-        for alias in self.shared.catalog().aliases(self.layer.image())? {
+        for alias in self.shared.catalog().aliases(image)? {
             let shown = ShownAs {
                 number: alias.number,
                 ctime: alias.ctime,

@@ -2,6 +2,7 @@
 //! objects first, which both images refer to.
 
 use super::context::Context;
+use super::identity::{self, Reset};
 use super::report::CloneReport;
 use crate::error::{Context as _, Error, Result};
 use crate::fold::candidates::{Candidates, Choice};
@@ -21,6 +22,8 @@ pub struct Options {
     pub to: String,
     /// Refuse if a file is open for writing.
     pub frozen: bool,
+    /// Whether the clone gets an identity of its own, and how.
+    pub reset: Option<identity::Options>,
 }
 
 /// What a clone will do.
@@ -32,6 +35,7 @@ pub struct Plan {
     entries: u64,
     files: u64,
     role: ImageRole,
+    reset: Option<Reset>,
 }
 
 impl Plan {
@@ -49,6 +53,7 @@ impl Plan {
             entries: self.entries,
             new_objects: self.files,
             copied_bytes: 0,
+            identity: self.reset.as_ref().map(Reset::report),
         }
     }
 }
@@ -57,7 +62,7 @@ impl Plan {
 ///
 /// # Errors
 /// There is none; the new name is taken or no name; a file is open for writing and must not be (kind
-/// Busy).
+/// Busy); the identity cannot be reset ([`identity`]).
 pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
     check_name(&options.to)?;
     let catalog = context.store.catalog();
@@ -78,6 +83,9 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
         let busy = Error::busy(path.escape_ascii(), "it is open for writing");
         return Err(busy.remedy("close it, or clone without --frozen"));
     }
+    let reset = options.reset.as_ref();
+    let reset = reset.map(|reset| identity::plan(context, &origin, &options.to, reset));
+    let reset = reset.transpose()?;
     let dirs = context.store.image_dirs(origin.id)?;
     let everything = Choice {
         held: &holds::of(&context.images, origin.id)?,
@@ -92,6 +100,7 @@ pub fn plan(context: &Context, options: &Options) -> Result<Plan> {
         files: candidates.files.len() as u64,
         origin,
         role: ImageRole::Guest,
+        reset,
     })
 }
 
@@ -116,6 +125,14 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
         .copy_layer(&layer, options.frozen)
         .map_err(|failure| failure.about(format!("image {:?}", origin.name)))?;
     drop(layer);
+    // Before the clone gets a place: it has never had another identity, whatever happens from here on.
+    let reset = options.reset.as_ref().map(|reset| {
+        progress.message("resetting the identity");
+        let root = staged.dirs().root.try_clone().about("staging")?;
+        let clone = context.images.staged(root, id, origin)?;
+        identity::apply(context, &clone, origin, &options.to, reset)
+    });
+    let reset = reset.transpose()?;
     store.sync()?;
     store.publish_image(staged, id)?;
     let commit = || {
@@ -143,6 +160,7 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
         entries: copied.entries,
         new_objects,
         copied_bytes: copied.bytes,
+        identity: reset.as_ref().map(Reset::report),
     })
 }
 

@@ -1,5 +1,6 @@
 //! What operations work on.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::passes::Passes;
 use super::tally::Tally;
 use crate::filesystem::images::Images;
+use crate::filesystem::inherit::Inheritance;
 use crate::fold::placement::Placements;
 use crate::path_bytes::PathBytes;
 use crate::store::number::ImageId;
@@ -39,6 +41,15 @@ pub struct Context {
 impl Context {
     /// A context for a store with nothing mounted. Changes that were cut short are carried out first.
     pub fn new(store: Arc<Store>, threads: usize) -> Self {
+        Self::inheriting(store, threads, HashMap::new())
+    }
+
+    /// The same, for a daemon that goes on with images that the kernel uses.
+    pub fn inheriting(
+        store: Arc<Store>,
+        threads: usize,
+        inheritances: HashMap<ImageId, Inheritance>,
+    ) -> Self {
         let context = Self {
             images: Images::new(store.clone()),
             placements: Placements::default(),
@@ -50,6 +61,7 @@ impl Context {
             alone: Mutex::new(()),
             waiting: AtomicUsize::new(0),
         };
+        context.images.inherit(inheritances);
         if context.store.access() == Access::Write
             && let Err(error) = context
                 .store

@@ -14,6 +14,7 @@ pub mod export_store;
 pub mod fold;
 mod history;
 pub mod hold;
+pub mod identity;
 pub mod import;
 pub mod init;
 pub mod list;
@@ -30,6 +31,7 @@ pub mod rename;
 pub mod repair;
 pub mod report;
 mod report_diff;
+mod report_identity;
 mod report_lock;
 mod report_patch;
 #[cfg(test)]

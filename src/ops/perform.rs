@@ -64,11 +64,17 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
             };
             Ok(Report::Remove(report))
         }
-        Request::Clone { from, to, frozen } => {
+        Request::Clone {
+            from,
+            to,
+            frozen,
+            reset,
+        } => {
             let options = super::clone::Options {
                 from: from.clone(),
                 to: to.clone(),
                 frozen: *frozen,
+                reset: reset.clone(),
             };
             let plan = super::clone::plan(context, &options)?;
             let report = match dry_run {
@@ -162,7 +168,7 @@ fn operate(context: &Context, call: &Call, progress: &dyn Progress) -> Result<Re
         Request::List => super::list::list(context).map(Report::List),
         Request::Metrics => Err(Error::failed("metrics", "no daemon serves the store")
             .remedy("mount an image, or start `foldfs daemon`")),
-        Request::Mount { .. } | Request::Unmount { .. } => {
+        Request::Mount { .. } | Request::Unmount { .. } | Request::ReplaceDaemon { .. } => {
             Err(Error::failed("mounting", "only a daemon can do it"))
         }
     }
@@ -232,6 +238,11 @@ fn apply(
         who: who.clone(),
         why: why.clone(),
     };
+    // Whoever works in it now may do so until it is unmounted, after what is committed was looked at.
+    let ended = match source {
+        Source::Working { family, .. } => super::working::is_unmounted(context, family),
+        _ => false,
+    };
     if !dry_run {
         super::patch::make_objects(context, source, progress)?;
     }
@@ -245,7 +256,7 @@ fn apply(
         .images
         .first()
         .is_some_and(|base| base.conflicts.is_empty());
-    let is_over = report.applied && !dry_run && reaches_base;
+    let is_over = report.applied && !dry_run && reaches_base && ended;
     if let (Source::Working { family, .. }, true) = (source, is_over)
         && let Err(error) = super::working::end(context, family, progress)
     {

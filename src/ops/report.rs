@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::export::Format;
 pub use super::report_diff::{DiffCounts, DiffEntry, DiffReport, DiffSide};
+pub use super::report_identity::{IdentityReport, ResetKind, ResetPath};
 pub use super::report_lock::{LockReport, LockedDifference};
 pub use super::report_patch::{
     AppliedConflict, AppliedImage, ApplyReport, ChangeReport, ChangesReport, KeptChange,
@@ -68,6 +69,8 @@ pub enum Report {
     Mount(MountReport),
     /// To `Unmount`.
     Unmount(MountReport),
+    /// To `ReplaceDaemon`.
+    ReplaceDaemon(ReplaceReport),
 }
 
 impl Report {
@@ -136,12 +139,15 @@ pub struct CloneReport {
     pub image: String,
     /// Its family.
     pub family: String,
-    /// Private entries that it has.
+    /// Private entries that it has of its origin.
     pub entries: u64,
     /// Closed private files of the origin that became objects, without being copied.
     pub new_objects: u64,
     /// Bytes that had to be copied: files open for writing, where there are no reflinks.
     pub copied_bytes: u64,
+    /// What was reset, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityReport>,
 }
 
 /// An image or a family has another name.
@@ -298,6 +304,21 @@ pub struct LogEntry {
     pub done: PassReport,
     /// Why it failed, if it did; what was done by then is not counted.
     pub error: Option<String>,
+}
+
+/// Another program serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceReport {
+    /// The program.
+    pub program: PathBytes,
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The version of the one before.
+    pub old_version: String,
+    /// The process of the one before: the same, unless it died over it.
+    pub old_pid: u32,
 }
 
 /// What a daemon did since it began.

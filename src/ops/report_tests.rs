@@ -110,6 +110,13 @@ fn samples() -> Vec<Report> {
             entries: 1,
             new_objects: 1,
             copied_bytes: 1,
+            identity: Some(IdentityReport {
+                hostname: Some(text()),
+                paths: vec![ResetPath {
+                    path: path(),
+                    kind: ResetKind::Removed,
+                }],
+            }),
         }),
         Report::Remove(RemoveReport {
             image: text(),
@@ -288,6 +295,13 @@ fn samples() -> Vec<Report> {
         }),
         Report::Mount(mount()),
         Report::Unmount(mount()),
+        Report::ReplaceDaemon(ReplaceReport {
+            program: path(),
+            version: text(),
+            pid: 1,
+            old_version: text(),
+            old_pid: 1,
+        }),
     ]
 }
 

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::identity;
 use super::patch::{OnConflict, Source};
 use crate::error::{Error, Result};
 use crate::path_bytes::PathBytes;
@@ -45,6 +46,9 @@ pub enum Request {
         to: String,
         /// Refuse if a file of the image is open for writing.
         frozen: bool,
+        /// Whether the new image gets an identity of its own, and how.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reset: Option<identity::Options>,
     },
     /// Write a family with its base and chosen images as a store of its own. Alters nothing here, but nobody else
     /// may do so meanwhile.
@@ -186,6 +190,11 @@ pub enum Request {
         #[serde(default)]
         live: bool,
     },
+    /// Have another program take the daemon's place, with all mounts, in the same process.
+    ReplaceDaemon {
+        /// An absolute path of the host.
+        program: PathBytes,
+    },
     /// Unmount what is mounted on a directory, or on directories directly below it by a mount of
     /// all images.
     Unmount {
@@ -211,6 +220,7 @@ impl Request {
             | Request::Collect { .. }
             | Request::Unlock { .. }
             | Request::Mount { .. }
+            | Request::ReplaceDaemon { .. }
             | Request::Unmount { .. } => true,
             Request::Hold { paths, .. } => !paths.is_empty(),
             Request::Lock { patterns, .. } => !patterns.is_empty(),
@@ -281,6 +291,7 @@ mod tests {
                 from: "web".into(),
                 to: "web2".into(),
                 frozen: false,
+                reset: None,
             },
             dry_run: true,
         };

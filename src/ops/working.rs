@@ -98,6 +98,7 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
             from: plan.family.name.clone(),
             to: plan.name.clone(),
             frozen: false,
+            reset: None,
         };
         let plan = clone::plan(context, &options)?.working();
         clone::apply(context, &plan, progress)?;
@@ -112,6 +113,16 @@ pub fn apply(context: &Context, plan: &Plan, progress: &dyn Progress) -> Result<
 pub fn plan_discard(context: &Context, family: &str) -> Result<remove::Plan> {
     let plan = plan(context, family, false)?;
     remove::plan(context, &tree_of(context, &plan.family)?.name)
+}
+
+/// Whether nobody works in the working tree of a family.
+pub fn is_unmounted(context: &Context, family: &str) -> bool {
+    let family = context.store.catalog().family_by_name(family);
+    let tree = family.and_then(|family| match family {
+        Some(family) => tree_of(context, &family).map(Some),
+        None => Ok(None),
+    });
+    matches!(tree, Ok(Some(tree)) if context.mounted_on(tree.id).is_empty())
 }
 
 /// Removes the working tree of a family after its commit, unless it is mounted: who works in it goes on.

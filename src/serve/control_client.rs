@@ -20,6 +20,10 @@ pub struct ControlClient {
     object: String,
     /// The daemon's process.
     pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// [`Hello::instance`].
+    pub instance: u64,
 }
 
 impl ControlClient {
@@ -72,6 +76,8 @@ impl ControlClient {
             stream,
             object,
             pid: hello.pid,
+            version: hello.version,
+            instance: hello.instance,
         }))
     }
 

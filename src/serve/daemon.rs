@@ -1,6 +1,8 @@
 //! The daemon: one process that holds the store's lock, serves all its mounts and carries out what
 //! comes over the control socket.
 
+mod takeover;
+
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,26 +10,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 use super::control_server::{ControlServer, Performer};
 use super::folding::Folding;
 use super::fuse::adapter::Adapter;
-use super::fuse::mount::Mounted;
+use super::fuse::mount::{Mounted, Wanted};
 use super::fuse::pool;
 use super::fuse::requests::{Counted, Requests};
 use super::live::{Committing, LiveTrees};
 use super::metrics::Numbers;
 use super::metrics_server::MetricsServer;
 use super::mount_table;
-use super::protocol::ENDING;
+use super::replacement::Program;
 use super::service_manager::{self, Watchdog};
+use super::work::Work;
 use crate::error::{Context as _, Error, Result};
 use crate::filesystem::passthrough::Passthrough;
 use crate::ops::Context;
 use crate::ops::passes::Schedule;
-use crate::ops::report::{MetricsReport, MountReport, MountedImage, Report};
+use crate::ops::report::{MetricsReport, MountReport, MountedImage, ReplaceReport, Report};
 use crate::ops::request::{Call, MountOptions, Request};
 use crate::ops::{self, damaged};
 use crate::path_bytes::PathBytes;
@@ -73,14 +77,6 @@ impl Serving {
     }
 }
 
-#[derive(Default)]
-struct Work {
-    /// Calls being carried out.
-    calls: usize,
-    /// No more are taken.
-    ending: bool,
-}
-
 /// What a daemon is told by the configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -103,9 +99,8 @@ pub struct Daemon {
     /// Seconds since 1970.
     started: i64,
     mounts: Mutex<Vec<Serving>>,
-    work: Mutex<Work>,
-    changed: Condvar,
-    /// An eventfd: readable once the daemon is ending.
+    work: Work,
+    /// An eventfd: readable once no more calls are taken.
     end: OwnedFd,
     /// Whether somebody has asked for a mount, in vain or not.
     was_asked: AtomicBool,
@@ -122,9 +117,8 @@ impl Daemon {
             options,
             started: Time::now().seconds,
             mounts: Mutex::default(),
-            work: Mutex::default(),
-            changed: Condvar::new(),
-            end: eventfd(0, EventfdFlags::CLOEXEC).about("an eventfd")?,
+            work: Work::default(),
+            end: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).about("an eventfd")?,
             was_asked: AtomicBool::new(false),
             pool: pool::pool()?,
             requests: Arc::default(),
@@ -141,22 +135,35 @@ impl Daemon {
         let server = ControlServer::bind(&self.options.socket)?;
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
+        loop {
+            self.serve(&server)?;
+            let Some(successor) = self.work.successor() else {
+                break;
+            };
+            service_manager::notify(service_manager::RELOADING);
+            log::info!(version = successor.abilities.foldfs.as_str(); "another program takes over");
+            let error = successor.take_over();
+            log::error!(error:% = error; "it does not: this one goes on");
+            self.listen_again()?;
+        }
+        service_manager::notify(service_manager::STOPPING);
+        self.unmount_all();
+        Ok(())
+    }
+
+    /// Serves until no more calls are taken, and those that were are done.
+    fn serve(self: &Arc<Self>, server: &ControlServer) -> Result<()> {
         let folding = Folding::start(self.context.clone(), self.options.schedule)?;
         let committing = Committing::start(self.context.clone(), self.live.clone())?;
         let metrics = self.serve_metrics();
         log::info!(socket:% = self.options.socket.display(); "daemon began");
         service_manager::notify(service_manager::READY);
+        service_manager::program::tell();
         server.serve(&**self, self.end.as_fd());
-        service_manager::notify(service_manager::STOPPING);
-        let mut work = self.work.lock();
-        while work.calls > 0 {
-            self.changed.wait(&mut work);
-        }
-        drop(work);
+        self.work.wait();
         drop(committing);
         drop(folding);
         drop(metrics);
-        self.unmount_all();
         Ok(())
     }
 
@@ -213,7 +220,7 @@ impl Daemon {
     fn watch_mounts(self: &Arc<Self>, lifetime: Lifetime) -> Result<()> {
         let daemon = self.clone();
         let started = Instant::now();
-        let mut watchdog = Watchdog::new();
+        let mut watchdog = Watchdog::from_environment();
         let watch = move || {
             loop {
                 std::thread::sleep(LOOK);
@@ -221,15 +228,13 @@ impl Daemon {
                 let Some(idle) = daemon.forget_gone() else {
                     continue;
                 };
-                let mut work = daemon.work.lock();
-                if work.ending {
+                if daemon.work.is_ending() {
                     return;
                 }
                 let waited =
                     daemon.was_asked.load(Ordering::Relaxed) || started.elapsed() > FIRST_MOUNT;
-                if lifetime == Lifetime::UntilUnmounted && idle && waited && work.calls == 0 {
-                    work.ending = true;
-                    drop(work);
+                let over = lifetime == Lifetime::UntilUnmounted && idle && waited;
+                if over && daemon.work.end_if_idle() {
                     log::info!("daemon ends: the last mount is gone");
                     daemon.stop_listening();
                     return;
@@ -253,8 +258,38 @@ impl Daemon {
     }
 
     fn end(&self) {
-        self.work.lock().ending = true;
+        self.work.end();
         self.stop_listening();
+    }
+
+    fn listen_again(&self) -> Result<()> {
+        self.work.go_on();
+        if !self.work.is_ending() {
+            // Nothing to read: somebody else has read it, which is as well.
+            match rustix::io::read(&self.end, &mut [0; 8]) {
+                Ok(_) | Err(Errno::AGAIN) => {}
+                error => return error.map(drop).about("an eventfd"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a program take this one's place, as soon as who asks for it has the answer.
+    fn replace(&self, program: &Path, dry_run: bool) -> Result<Report> {
+        let successor = Program::at(program)?;
+        let pid = std::process::id();
+        let report = ReplaceReport {
+            program: program.into(),
+            version: successor.abilities.foldfs.clone(),
+            pid,
+            old_version: env!("CARGO_PKG_VERSION").to_owned(),
+            old_pid: pid,
+        };
+        if !dry_run {
+            self.work.replace(successor)?;
+            self.stop_listening();
+        }
+        Ok(Report::ReplaceDaemon(report))
     }
 
     fn stop_listening(&self) {
@@ -317,6 +352,9 @@ impl Daemon {
             && let Some(family) = catalog.family(tree.family)?
         {
             self.live.add(tree.id, family.name);
+            let mut mounts = self.mounts.lock();
+            let of_tree = mounts.iter_mut().filter(|serving| serving.image == tree.id);
+            of_tree.for_each(|serving| serving.mounted.set_live(true));
         }
         Ok(())
     }
@@ -410,9 +448,12 @@ impl Daemon {
         let source = mount_table::source_of(self.context.store.path(), &image.name);
         Mounted::new(
             Counted::new(adapter, self.requests.clone()),
-            directory,
-            source,
-            options,
+            Wanted {
+                image: image.id,
+                directory,
+                source,
+                options,
+            },
             self.options.session_threads,
         )
     }
@@ -472,16 +513,7 @@ impl Daemon {
 
 impl Performer for Daemon {
     fn perform(&self, call: Call, progress: &dyn Progress) -> Result<Report> {
-        {
-            let mut work = self.work.lock();
-            if work.ending {
-                return Err(Error {
-                    errno: Some(ENDING),
-                    ..Error::busy("the daemon", "it is ending").remedy("try again")
-                });
-            }
-            work.calls += 1;
-        }
+        self.work.begin()?;
         let result = match &call.request {
             Request::Mount {
                 image,
@@ -500,6 +532,7 @@ impl Performer for Daemon {
                 }
             }
             Request::Unmount { directory } => self.unmount(directory.as_path(), call.dry_run),
+            Request::ReplaceDaemon { program } => self.replace(program.as_path(), call.dry_run),
             Request::Metrics => self
                 .metrics()
                 .map(|text| Report::Metrics(MetricsReport { text })),
@@ -515,8 +548,7 @@ impl Performer for Daemon {
         if let Request::Mount { .. } = call.request {
             self.was_asked.store(true, Ordering::Relaxed);
         }
-        self.work.lock().calls -= 1;
-        self.changed.notify_all();
+        self.work.done();
         result
     }
 }

@@ -49,12 +49,15 @@ pub fn unmount(store: &Path, directory: &Path, dry_run: bool) -> Result<Report> 
     Ok(Report::Unmount(MountReport { mounts }))
 }
 
-/// Unmounts all that `store`'s last daemon left, wherever: for the next one, as it starts.
+/// Unmounts all that `store`'s last daemon left, wherever, but for what is `served`: for the next one, as it starts.
 ///
 /// # Errors
 /// The kernel's.
-pub fn clear(store: &Path) -> Result<()> {
+pub fn clear(store: &Path, served: impl Fn(&Mount) -> bool) -> Result<()> {
     for (mount, image) in left_by(store, mount_table::mounts()?).into_iter().rev() {
+        if served(&mount) {
+            continue;
+        }
         let point = mount.point.display();
         log::warn!("{point}: unmounting {image}, whose daemon was killed");
         rustix::mount::unmount(&mount.point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)

@@ -7,10 +7,14 @@ pub mod dead_mounts;
 mod folding;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+pub mod inheritance;
+pub mod keeper;
 mod live;
 mod metrics;
 mod metrics_server;
 pub mod mount_table;
 pub mod protocol;
-mod service_manager;
+pub mod replacement;
+pub mod service_manager;
 mod stop;
+mod work;

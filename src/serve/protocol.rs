@@ -1,7 +1,7 @@
 //! The control socket's protocol: `STORE/run/control.sock`, a Unix stream.
 //!
 //! ```text
-//! daemon   {"foldfs":1,"version":"0.1.0","pid":4711}        Hello, as soon as it accepts
+//! daemon   {"foldfs":1,"version":"0.1.0","pid":4711,...}    Hello, as soon as it accepts
 //! command  {"request":{"command":"fold",...},"dry_run":false}   Call
 //! daemon   {"event":"total","bytes":1048576}                Event, any number of progress events,
 //! daemon   {"event":"advance","bytes":4096}
@@ -12,6 +12,7 @@
 //! goes away cancels nothing: the daemon finishes the call and drops what it would have said.
 
 use std::io::{BufRead, Read, Write};
+use std::sync::LazyLock;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,16 @@ pub struct Hello {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
+    /// Another one for each program that serves, also one after the other in the same process.
+    #[serde(default)]
+    pub instance: u64,
 }
+
+static INSTANCE: LazyLock<u64> = LazyLock::new(|| {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Nanoseconds since the system started: positive.
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+});
 
 impl Hello {
     /// This process's.
@@ -53,6 +63,7 @@ impl Hello {
             foldfs: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            instance: *INSTANCE,
         }
     }
 }

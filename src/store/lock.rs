@@ -5,6 +5,7 @@
 //! those who read layers without it ([`PlacementLock`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
@@ -15,9 +16,12 @@ use crate::error::{Context, Error, Result};
 use crate::sys::copy;
 
 /// The lock, held until it is dropped: then also by no process that is just being spawned and has
-/// inherited the descriptor.
+/// inherited the descriptor. A daemon's is held on between its death and the start of the next one, by who keeps
+/// the descriptor: nobody alters a store whose mounts wait for it.
 pub struct StoreLock {
     file: OwnedFd,
+    /// To drop this is not to unlock: others have the descriptor.
+    goes_on: AtomicBool,
 }
 
 impl StoreLock {
@@ -46,9 +50,81 @@ impl StoreLock {
             Err(Errno::WOULDBLOCK) => return Err(busy(file.as_fd(), store)),
             Err(errno) => return Err(errno).about(about),
         }
-        let lock = Self { file };
+        let goes_on = AtomicBool::new(false);
+        let lock = Self { file, goes_on };
         lock.sign().about(about)?;
         Ok(lock)
+    }
+
+    /// Takes it over from a process that has ended, if `left` is the descriptor that it held it by; else as
+    /// [`StoreLock::take`].
+    ///
+    /// What is taken over goes on when this is dropped, but for [`StoreLock::end`].
+    ///
+    /// # Errors
+    /// As [`StoreLock::take`]; also of the lock that was left, if it has been unlocked since.
+    pub fn take_after(
+        run: BorrowedFd<'_>,
+        store: &str,
+        left: Option<BorrowedFd<'_>>,
+    ) -> Result<Self> {
+        let taken = left.map(|left| Self::take_over(run, store, left));
+        match taken.transpose()?.flatten() {
+            Some(lock) => Ok(lock),
+            None => Self::take(run, store),
+        }
+    }
+
+    /// `None`: the descriptor is not that of the lock in `run`.
+    fn take_over(run: BorrowedFd<'_>, store: &str, left: BorrowedFd<'_>) -> Result<Option<Self>> {
+        let about = format!("{store}: run/{}", layout::LOCK);
+        let found = match fs::statat(run, layout::LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            found => found.about(&about)?,
+        };
+        let meant = fs::fstat(left).about(&about)?;
+        if (found.st_dev, found.st_ino) != (meant.st_dev, meant.st_ino) || !is_regular(&meant) {
+            return Ok(None);
+        }
+        match fs::flock(left, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(busy(left, store)),
+            Err(errno) => return Err(errno).about(about),
+        }
+        let lock = Self {
+            file: left.try_clone_to_owned().about(&about)?,
+            goes_on: AtomicBool::new(true),
+        };
+        lock.sign().about(about)?;
+        Ok(Some(lock))
+    }
+
+    /// What it is held by, to be kept where it outlives this process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Whether it was held before, by a process that has ended.
+    pub fn was_taken_over(&self) -> bool {
+        self.goes_on.load(Ordering::Relaxed)
+    }
+
+    /// Unlocks, whoever has the descriptor. To be called when this process is done with the store, as far as one that
+    /// ends with threads at rest does not drop what it has.
+    pub fn end(&self) {
+        self.goes_on.store(false, Ordering::Relaxed);
+        self.unlock();
+    }
+
+    /// Unlocks what a process held that has ended.
+    pub fn end_left(left: BorrowedFd<'_>) {
+        if let Err(errno) = fs::flock(left, FlockOperation::Unlock) {
+            log::warn!("run/lock: {errno}");
+        }
+    }
+
+    fn unlock(&self) {
+        Self::end_left(self.file.as_fd());
     }
 
     fn sign(&self) -> rustix::io::Result<()> {
@@ -60,9 +136,10 @@ impl StoreLock {
 
 impl Drop for StoreLock {
     fn drop(&mut self) {
-        if let Err(errno) = fs::flock(&self.file, FlockOperation::Unlock) {
-            log::warn!("run/lock: {errno}");
+        if *self.goes_on.get_mut() {
+            return;
         }
+        self.unlock();
     }
 }
 
@@ -72,6 +149,14 @@ fn is_regular(stat: &fs::Stat) -> bool {
 
 fn busy(file: BorrowedFd<'_>, store: &str) -> Error {
     let cause = match holder(file) {
+        Some(pid) if has_ended(pid) => {
+            let cause =
+                format!("its daemon (process {pid}) has died, its mounts wait for the next one");
+            return Error::busy(store, cause).remedy(
+                "try again when that one has started; if it does not, its log says why, and to end what starts it \
+                 (its keeper, or the service) gives the mounts up",
+            );
+        }
         Some(pid) => format!("process {pid} is using it"),
         None => String::from("another process is using it"),
     };
@@ -153,6 +238,17 @@ fn holder(file: BorrowedFd<'_>) -> Option<u32> {
         .ok()
 }
 
+/// Waited for or not.
+fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    // After the name, which may be anything, stands the state (proc_pid_stat(5)).
+    let end = stat.iter().rposition(|&byte| byte == b')');
+    let state = end.and_then(|end| stat.get(end + 2));
+    matches!(state, Some(b'Z' | b'X'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +284,63 @@ mod tests {
         drop(lock);
         StoreLock::take(run.as_fd(), "store x").unwrap();
         drop(inherited);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_taken_over() {
+        let temporary = tempfile::tempdir().unwrap();
+        let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let other: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let take_over = |left: &OwnedFd| StoreLock::take_over(run.as_fd(), "store x", left.as_fd());
+        assert!(take_over(&other).unwrap().is_none(), "there is no lock");
+        let lock = StoreLock::take(run.as_fd(), "store x").unwrap();
+        assert!(take_over(&other).unwrap().is_none(), "it is another file");
+        let other = Some(other.as_fd());
+        let taken = StoreLock::take_after(run.as_fd(), "store x", other).map(drop);
+        assert_eq!(taken.unwrap_err().kind, ErrorKind::Busy);
+        let left = lock.descriptor().try_clone_to_owned().unwrap();
+        std::mem::forget(lock);
+        // No process has this number.
+        std::fs::write(temporary.path().join("lock"), "4194305\n").unwrap();
+        let refused = || {
+            let error = StoreLock::take(run.as_fd(), "store x").map(drop);
+            let error = error.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Busy);
+            error.to_string()
+        };
+        assert!(refused().contains("process 4194305) has died"));
+
+        let lock = take_over(&left).unwrap().unwrap();
+        let holder = format!("process {} is using", std::process::id());
+        assert!(refused().contains(&holder));
+        // This one dies, too.
+        drop(lock);
+        refused();
+        let lock = take_over(&left).unwrap().unwrap();
+        lock.end();
+        let next = StoreLock::take(run.as_fd(), "store x").unwrap();
+        drop(next);
+        drop(lock);
+        let lock = StoreLock::take(run.as_fd(), "store x").unwrap();
+        assert_eq!(
+            take_over(&left).map(drop).unwrap_err().kind,
+            ErrorKind::Busy
+        );
+        drop(lock);
+    }
+
+    #[test]
+    fn a_kept_lock_is_free_when_nobody_keeps_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let run: OwnedFd = std::fs::File::open(temporary.path()).unwrap().into();
+        let lock = StoreLock::take(run.as_fd(), "store x").unwrap();
+        let left = lock.descriptor().try_clone_to_owned().unwrap();
+        lock.goes_on.store(true, Ordering::Relaxed);
+        drop(lock);
+        let busy = StoreLock::take(run.as_fd(), "store x").map(drop);
+        assert_eq!(busy.unwrap_err().kind, ErrorKind::Busy);
+        drop(left);
+        StoreLock::take(run.as_fd(), "store x").unwrap();
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::format_file::{self, FormatFile};
 use super::image_dirs::open_directory;
 use super::layout;
 use super::lock::{PlacementLock, StoreLock};
+use super::number::ImageId;
 use super::objects::Objects;
 use super::recovery;
 use super::staging::StagingDirectory;
@@ -27,6 +28,15 @@ pub enum Access {
     Read,
     /// Altering it. Takes the lock, and clears up what a crash left.
     Write,
+}
+
+/// What a daemon that has died has left to the next one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Left<'a> {
+    /// Its lock.
+    pub lock: Option<BorrowedFd<'a>>,
+    /// Images that the kernel goes on using: what they have in `orphans/` is not debris.
+    pub images: &'a [ImageId],
 }
 
 /// An open store. All its directories are reached through descriptors; only SQLite uses paths.
@@ -53,6 +63,14 @@ impl Store {
     /// no store or a half-made one; others than root own it or can get at it; it is damaged or of
     /// a newer format. With [`Access::Write`] also when another process alters it (kind Busy).
     pub fn open(path: &Path, access: Access) -> Result<Self> {
+        Self::open_after(path, access, Left::default())
+    }
+
+    /// Opens the store at `path` for a daemon that goes on with what another one has left.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_after(path: &Path, access: Access, left: Left<'_>) -> Result<Self> {
         let (root, path) = open_directory_of_store(path)?;
         let object = format!("store {}", path.display());
         let format = read_format(root.as_fd(), &path, &object)?;
@@ -64,7 +82,7 @@ impl Store {
         };
         let run = part(layout::RUN)?;
         let lock = match access {
-            Access::Write => Some(StoreLock::take(run.as_fd(), &object)?),
+            Access::Write => Some(StoreLock::take_after(run.as_fd(), &object, left.lock)?),
             Access::Read => None,
         };
         let mode = match access {
@@ -89,7 +107,7 @@ impl Store {
         };
         if access == Access::Write {
             store.check_generation()?;
-            recovery::clear_up(&store)?;
+            recovery::clear_up(&store, left.images)?;
         }
         Ok(store)
     }
@@ -110,6 +128,11 @@ impl Store {
             Some(_) => Access::Write,
             None => Access::Read,
         }
+    }
+
+    /// The lock, if it was opened for writing.
+    pub fn lock(&self) -> Option<&StoreLock> {
+        self.lock.as_ref()
     }
 
     /// The store's directory.

@@ -23,8 +23,9 @@ use super::tree;
 use crate::error::{Context, Result};
 use crate::sys::durable;
 
-/// Clears up. The store is locked.
-pub(super) fn clear_up(store: &Store) -> Result<()> {
+/// Clears up. The store is locked. The kernel goes on using the images `used`: their `orphans/` are left to those who
+/// know what it uses.
+pub(super) fn clear_up(store: &Store, used: &[ImageId]) -> Result<()> {
     staging::empty(store.staging(), |name, directory| {
         if name.starts_with(layout::WITHDRAWN.as_bytes()) {
             put_back(store, directory)?;
@@ -38,7 +39,7 @@ pub(super) fn clear_up(store: &Store) -> Result<()> {
         };
         if store.catalog().image(id)?.is_some() {
             // The others are to work nonetheless; this one is cleared up when it comes to life.
-            if let Err(error) = clear_image(store, id) {
+            if let Err(error) = clear_image(store, id, used.contains(&id)) {
                 log::warn!("{error}; run `foldfs check`");
             }
         } else if id <= last {
@@ -60,10 +61,10 @@ fn put_back(store: &Store, withdrawn: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-fn clear_image(store: &Store, id: ImageId) -> Result<()> {
+fn clear_image(store: &Store, id: ImageId, is_used: bool) -> Result<()> {
     let about = format!("images/{id}");
     let image = open_directory(store.images(), &layout::image_name(id)).about(&about)?;
-    if let Some(orphans) = part(image.as_fd(), layout::ORPHANS, &about)? {
+    if !is_used && let Some(orphans) = part(image.as_fd(), layout::ORPHANS, &about)? {
         tree::remove_contents(orphans.as_fd(), &format!("{about}/orphans"))?;
     }
     let Some(work) = part(image.as_fd(), layout::WORK, &about)? else {

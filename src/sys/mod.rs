@@ -3,10 +3,14 @@
 pub mod copy;
 pub mod detached;
 pub mod durable;
+#[cfg(feature = "fuse")]
+pub mod fuse_device;
 pub mod handle;
+pub mod inherited;
 pub mod lease;
 pub mod memory;
 pub mod priority;
 pub mod process;
 pub mod regular;
+pub mod shared_memory;
 pub mod xattr;

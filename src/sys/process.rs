@@ -1,7 +1,8 @@
-//! What /proc tells of descriptors and processes.
+//! What /proc tells of descriptors and processes, and what a process becomes.
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The path through which the kernel reaches an open descriptor, O_PATH ones included (proc(5)).
@@ -57,6 +58,24 @@ pub fn close_descriptors_on_exec() -> std::io::Result<()> {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Becomes another program (fexecve(3)). Returns only if that fails, and then all is as it was: other threads go on,
+/// and signals do what they did.
+pub fn become_program(
+    program: BorrowedFd<'_>,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+) -> std::io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        let pointers = strings.iter().map(|string| string.as_ptr());
+        pointers.chain([std::ptr::null()]).collect()
+    };
+    let (words, variables) = (pointers(&arguments), pointers(&environment));
+    // SAFETY: both are arrays of C strings that end with a null pointer; they and what they point to live until the
+    // end of this function.
+    unsafe { libc::fexecve(program.as_raw_fd(), words.as_ptr(), variables.as_ptr()) };
+    std::io::Error::last_os_error()
 }
 
 /// A capability (capabilities(7)), by its bit.

@@ -189,5 +189,36 @@ fn two_whole_debians_boot_at_the_same_time() {
         }
         world.store.wait_for_daemons();
     }
+    is_another_machine(&world, "whole-one");
     world.close(Vec::new());
+}
+
+/// A clone whose identity was reset comes to have one of its own when it boots.
+fn is_another_machine(world: &World, origin: &str) {
+    let clone = ["clone", origin, "whole-three", "--reset-identity"];
+    world.store.ok(&clone);
+    let reset = world.mount("whole-three");
+    assert_eq!(fs::read(reset.join("etc/machine-id")).unwrap(), b"");
+    reset.unmount();
+    world.store.wait_for_daemons();
+    let arguments = [
+        "whole-three",
+        "--append",
+        "quiet systemd.unit=reached.service",
+    ];
+    run_within(PATIENCE, &mut boot(world, &arguments), b"").exits(0);
+    world.store.wait_for_daemons();
+    let images = [world.mount(origin), world.mount("whole-three")];
+    let [old, new] = images.each_ref().map(|image| {
+        let id = fs::read_to_string(image.join("etc/machine-id")).unwrap();
+        assert!(id.len() == 33 && id != "uninitialized\n", "{id:?}");
+        id
+    });
+    assert_ne!(old, new);
+    let name = fs::read_to_string(images[1].join("etc/hostname")).unwrap();
+    assert_eq!(name, "whole-three\n");
+    for image in images {
+        image.unmount();
+    }
+    world.store.wait_for_daemons();
 }

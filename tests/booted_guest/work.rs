@@ -10,13 +10,13 @@ use super::machine::Guest;
 use super::world::{World, at_once};
 
 /// What says when something was done.
-const VARYING: [&str; 2] = ["var/log/dpkg.log", "var/log/wtmp"];
+pub const VARYING: [&str; 2] = ["var/log/dpkg.log", "var/log/wtmp"];
 
 /// virtiofsd works with handles: it has open what the guest has open, and little else.
 const DESCRIPTORS: usize = 150;
 
 /// Looks at so many inodes that descriptors for each of them would show.
-const LOOK_AROUND: &str = "find /usr/share -printf '%y %m %U:%G %p\\n' | wc -l";
+pub const LOOK_AROUND: &str = "find /usr/share -printf '%y %m %U:%G %p\\n' | wc -l";
 
 #[test]
 fn two_guests_do_what_a_guest_in_a_plain_directory_does() {
@@ -34,8 +34,7 @@ fn two_guests_do_what_a_guest_in_a_plain_directory_does() {
         world.boot(name, root, "auto")
     });
     let guests = at_once(guests, |mut guest| {
-        guest.run("python3 /opt/guest/holder.py >/dev/null 2>/run/held 2>&1 &");
-        guest.until("cat /srv/held/holding; cat /run/held", |text| text == "yes");
+        hold(&mut guest);
         guest
     });
     // Whatever nobody has open is forgotten, by the host and by the guest.
@@ -93,8 +92,14 @@ fn assert_unchanged(images: &[Mounted], shown: &[Snapshot], what: &str) {
     }
 }
 
+/// Has a guest hold files of all sorts.
+pub fn hold(guest: &mut Guest) {
+    guest.run("python3 /opt/guest/holder.py >/dev/null 2>/run/held 2>&1 &");
+    guest.until("cat /srv/held/holding; cat /run/held", |text| text == "yes");
+}
+
 /// Lets go of what is held, and returns what was in it.
-fn release(guest: &mut Guest) -> String {
+pub fn release(guest: &mut Guest) -> String {
     guest.run("echo go >/srv/held/go");
     guest.until("ls /srv/held/found; cat /run/held", |text| {
         text == "/srv/held/found\n"

@@ -14,6 +14,7 @@ pub mod directory;
 pub mod drive;
 pub mod fsx;
 pub mod image;
+pub mod killer;
 pub mod lease;
 pub mod mapping;
 pub mod model;

@@ -326,8 +326,22 @@ impl TestStore {
         self.ok(&["check", "--content"]);
     }
 
-    /// The processes that serve this store in the background.
+    /// The processes that serve this store.
     pub fn daemons(&self) -> Vec<i32> {
+        self.processes(false)
+    }
+
+    /// Those that start the ones in the background, and start them again.
+    pub fn keepers(&self) -> Vec<i32> {
+        self.processes(true)
+    }
+
+    /// Whom one has to kill, in this order, so that nobody serves the store afterwards.
+    pub fn keepers_and_daemons(&self) -> Vec<i32> {
+        [self.keepers(), self.daemons()].concat()
+    }
+
+    fn processes(&self, keepers: bool) -> Vec<i32> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry
@@ -343,7 +357,11 @@ impl TestStore {
             let mut words = line.split(|byte| *byte == 0);
             let program = words.next().unwrap_or_default();
             let path = self.path.as_os_str().as_encoded_bytes();
-            if program.ends_with(b"foldfs") && words.any(|word| word == path) {
+            let is_keeper = words.clone().next() == Some(b"keeper");
+            if program.ends_with(b"foldfs")
+                && is_keeper == keepers
+                && words.any(|word| word == path)
+            {
                 found.push(pid);
             }
         }
@@ -371,7 +389,7 @@ impl TestStore {
         let mut known: Vec<i32> = self.lock_holder().into_iter().collect();
         known.retain(|pid| is_foldfs(*pid));
         loop {
-            known.extend(self.daemons());
+            known.extend(self.keepers_and_daemons());
             known.retain(|pid| !has_ended(*pid));
             if known.is_empty() {
                 return;
@@ -402,14 +420,16 @@ impl Drop for TestStore {
         for mount in mounts_below(&self.place).iter().rev() {
             detach(mount);
         }
-        for pid in self.daemons() {
+        for pid in self.keepers_and_daemons() {
             // Without mounts it ends by itself; a stuck one must not stay behind.
             let _ended = Command::new("kill").arg(pid.to_string()).status();
             let start = Instant::now();
-            while self.daemons().contains(&pid) && start.elapsed() < Duration::from_secs(5) {
+            while self.keepers_and_daemons().contains(&pid)
+                && start.elapsed() < Duration::from_secs(5)
+            {
                 thread::sleep(Duration::from_millis(20));
             }
-            if self.daemons().contains(&pid) {
+            if self.keepers_and_daemons().contains(&pid) {
                 let _killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
                 thread::sleep(Duration::from_millis(100));
             }

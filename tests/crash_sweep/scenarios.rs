@@ -7,7 +7,7 @@ use std::path::Path;
 use foldfs::archive::import_directory;
 use foldfs::fold::placement;
 use foldfs::ops::export::{self, Format};
-use foldfs::ops::{collect, rename};
+use foldfs::ops::{clone, collect, rename};
 use foldfs::progress::Silent;
 use foldfs::store::Store;
 use foldfs::store::catalog::Share;
@@ -109,6 +109,12 @@ const STORE: &[Scenario] = &[
     Scenario {
         name: "clone",
         calls: durable!(|w| w.clone("one", "copy")),
+        ..PLAIN
+    },
+    Scenario {
+        name: "clone with an identity of its own",
+        prepare: identity,
+        calls: durable!(reset_identity),
         ..PLAIN
     },
     Scenario {
@@ -296,6 +302,43 @@ pub fn all() -> Vec<Scenario> {
         mending::SCENARIOS,
     ]
     .concat()
+}
+
+/// Makes an image a machine.
+fn identity(world: &World) -> Done {
+    // What the clone is to lose is the image's own, and what others have, too.
+    for image in ["one", "two", "three"] {
+        let guest = world.guest(image)?;
+        let work = || {
+            guest.mkdir("etc/ssh")?;
+            guest.put("etc/ssh/ssh_host_rsa_key", b"a key of all")?;
+            guest.put("etc/machine-id", b"0123456789abcdef0123456789abcdef")?;
+            guest.put("etc/hostname", b"one")?;
+            guest.write("etc/hosts", b"127.0.1.1 one")
+        };
+        work().map_err(refused)?;
+    }
+    fold(world)?;
+    place(world)?;
+    let guest = world.guest("one")?;
+    let work = || {
+        guest.put("etc/ssh/ssh_host_dsa_key", b"its own key")?;
+        guest.link("etc/hostname", "etc/mailname")?;
+        guest.link("etc/ssh/ssh_host_dsa_key", "own/key")
+    };
+    work().map_err(refused)
+}
+
+fn reset_identity(world: &World) -> Done {
+    let options = clone::Options {
+        from: "one".into(),
+        to: "copy".into(),
+        frozen: false,
+        reset: Some(Default::default()),
+    };
+    let plan = clone::plan(&world.context, &options).map_err(said)?;
+    clone::apply(&world.context, &plan, &Silent).map_err(said)?;
+    Ok(())
 }
 
 /// Gives two images equal files of every kind.

@@ -36,6 +36,7 @@ pub fn clone(context: &Context, from: &str, to: &str) -> Result<()> {
         from: from.to_owned(),
         to: to.to_owned(),
         frozen: false,
+        reset: None,
     };
     let plan = clone::plan(context, &options)?;
     clone::apply(context, &plan, &Silent)?;

@@ -21,6 +21,7 @@ pub const WRITE: OpenFlags = OpenFlags {
     truncate: false,
     set_id: SetId::Keep,
     execute: false,
+    request: 0,
 };
 
 pub fn permissions(mode: u32) -> Permissions {

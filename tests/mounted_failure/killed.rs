@@ -3,23 +3,21 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::assert_no_debris;
 use super::common::snapshot::{Fields, Snapshot};
-use super::common::store::{Mounted, TestStore, run};
+use super::common::store::{Mounted, TestStore};
 use super::common::{can_run, needs_fuse, op};
 
-/// Kills the daemon of a store and waits until it is gone, and the commands that it served.
-pub fn kill(store: &TestStore, daemons: &[i32]) {
-    assert_eq!(daemons.len(), 1);
-    run(
-        Command::new("kill").args(["-9", &daemons[0].to_string()]),
-        b"",
-    )
-    .exits(0);
+/// Kills the daemon of a store, after who would start it again, and waits until it is gone.
+pub fn kill(store: &TestStore, keeper_and_daemon: &[i32]) {
+    assert_eq!(keeper_and_daemon.len(), 2);
+    for &pid in keeper_and_daemon {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
     let start = Instant::now();
     while !store.daemons().is_empty() {
         assert!(start.elapsed() < Duration::from_secs(20), "it does not end");
@@ -84,7 +82,7 @@ fn a_promotion_is_killed() {
         synced.sync_all().unwrap();
         drop(synced);
         let path = first.join("large");
-        let daemons = store.daemons();
+        let processes = store.keepers_and_daemons();
         thread::scope(|scope| {
             let writer = scope.spawn(move || {
                 let file = OpenOptions::new().write(true).open(path)?;
@@ -93,7 +91,7 @@ fn a_promotion_is_killed() {
             while on_its_way(&store) < enough && !writer.is_finished() {
                 thread::yield_now();
             }
-            kill(&store, &daemons);
+            kill(&store, &processes);
             let written = writer.join().unwrap();
             if round == 0 {
                 assert!(written.is_err(), "{what}: it was not killed in time");
@@ -146,7 +144,7 @@ fn a_fold_is_killed() {
             fs::write(mounted.join("etc/hosts"), &what).unwrap();
         }
         let shown = [first.snapshot(), second.snapshot()];
-        let daemons = store.daemons();
+        let processes = store.keepers_and_daemons();
         thread::scope(|scope| {
             let folding = scope.spawn(|| store.run(&["fold"]));
             let start = Instant::now();
@@ -155,7 +153,7 @@ fn a_fold_is_killed() {
             while start.elapsed() < moment && !folding.is_finished() {
                 thread::yield_now();
             }
-            kill(&store, &daemons);
+            kill(&store, &processes);
             folding.join().unwrap();
         });
         drop(second);

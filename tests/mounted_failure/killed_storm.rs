@@ -193,7 +193,7 @@ fn small_operations_are_killed() {
         store.ok(&["clone", "origin", &image]);
         let mounted = store.mount(&image);
         let done = AtomicUsize::new(0);
-        let daemons = store.daemons();
+        let processes = store.keepers_and_daemons();
         thread::scope(|scope| {
             let worker = scope.spawn(|| {
                 for number in 0..ITEMS {
@@ -216,7 +216,7 @@ fn small_operations_are_killed() {
             while start.elapsed() < reached + extra {
                 std::hint::spin_loop();
             }
-            kill(&store, &daemons);
+            kill(&store, &processes);
             worker.join().unwrap();
         });
         let done = done.into_inner();

@@ -30,7 +30,7 @@ impl Deadline {
                 return;
             }
             eprintln!("it hangs: the daemon is killed");
-            for pid in TestStore::on_medium(&place, path).daemons() {
+            for pid in TestStore::on_medium(&place, path).keepers_and_daemons() {
                 kill(pid);
             }
             for mount in mounts_below(&place) {
@@ -53,7 +53,7 @@ impl Drop for Deadline {
     }
 }
 
-/// SIGKILL, to a daemon of ours.
+/// SIGKILL, to a daemon of ours, or its keeper.
 pub fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

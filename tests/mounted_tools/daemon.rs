@@ -126,12 +126,9 @@ fn a_killed_daemon_loses_nothing_that_was_synced() {
     drop(file);
     fs::write(first.join("usr/bin/tool"), "promoted").unwrap();
     let shown = first.snapshot();
-    let daemons = store.daemons();
-    run(
-        Command::new("kill").args(["-9", &daemons[0].to_string()]),
-        b"",
-    )
-    .exits(0);
+    for pid in store.keepers_and_daemons() {
+        tool("kill", &["-9", &pid.to_string()]);
+    }
     eventually("the daemon ends", || store.daemons().is_empty());
     let path = first.path.to_str().unwrap();
     let ran = store.run(&["unmount", path]);

@@ -175,6 +175,7 @@ impl World {
             from: from.into(),
             to: to.into(),
             frozen: false,
+            reset: None,
         };
         let context = &self.fixture.context;
         let plan = clone::plan(context, &options).unwrap();

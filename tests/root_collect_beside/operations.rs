@@ -99,7 +99,14 @@ pub const OPERATIONS: [Operation; 5] = [
         run: |scene, _| {
             let (from, to) = ("two".into(), "copy".into());
             let frozen = false;
-            done(&scene.fixture, Request::Clone { from, to, frozen });
+            let reset = None;
+            let request = Request::Clone {
+                from,
+                to,
+                frozen,
+                reset,
+            };
+            done(&scene.fixture, request);
         },
     },
     Operation {

@@ -143,6 +143,7 @@ fn truncation_at_open_copies_nothing() {
         truncate: true,
         set_id: SetId::Keep,
         execute: false,
+        request: 0,
     };
     let writer = image.fs.open(&node, flags).unwrap();
     assert_eq!(read(&image, reader), b"");

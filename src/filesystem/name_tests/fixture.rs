@@ -262,7 +262,7 @@ impl Fixture {
     /// The live image is given up and brought to life again.
     pub fn remount(&mut self) {
         self.fs = self.reopened();
-        self.fs.recover().unwrap();
+        self.fs.recover(&Default::default()).unwrap();
     }
 
     /// The node of a path, looked up from the root. The kernel does not know it.

@@ -10,6 +10,7 @@ const WRITE: OpenFlags = OpenFlags {
     truncate: false,
     set_id: SetId::Keep,
     execute: false,
+    request: 0,
 };
 
 /// All but atime, which a look changes, and blocks, which promotion may change.
@@ -103,6 +104,7 @@ fn a_missing_or_short_object_is_an_error_and_never_wrong_bytes() {
         truncate: true,
         set_id: SetId::Keep,
         execute: false,
+        request: 0,
     };
     let handle = image.fs.open(&node, flags).unwrap_err();
     assert_eq!(handle.errno(), Errno::IO);

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
@@ -18,8 +18,12 @@ use super::answer::{
     answer, caller, empty, kept, permissions, set_id_of_caller, set_id_of_write, xattr,
 };
 use super::capabilities::{DATA_MAX, negotiate, pass_through};
+use super::connection::Protocol;
 use super::convert::{errno, file_attr, number, rdev_from_kernel, time_change};
+use super::registration::Device;
+use super::resent::{is_new, once};
 use crate::filesystem::Filesystem;
+use crate::filesystem::attributes::Attributes;
 use crate::filesystem::data::Seek;
 use crate::filesystem::failure::Outcome;
 use crate::filesystem::node::Node;
@@ -33,13 +37,17 @@ use crate::store::metadata::FileType;
 /// Promotions of more bytes than this are left to the pool.
 const SHORT: u64 = 256 << 10;
 
-/// The adapter of one mount.
+/// The adapter of one mount. Its clones are of the same one.
+#[derive(Clone)]
 pub struct Adapter {
     pub(super) filesystem: Arc<Filesystem>,
     pool: Arc<rayon::ThreadPool>,
     /// Wanted, until the kernel has said in INIT whether it can.
     pub(super) passthrough: Option<Arc<Passthrough>>,
     pub(super) passes_through: Arc<AtomicBool>,
+    protocol: Arc<OnceLock<Protocol>>,
+    /// The connection.
+    pub(super) device: Device,
 }
 
 impl Adapter {
@@ -54,7 +62,14 @@ impl Adapter {
             pool,
             passthrough,
             passes_through: Arc::default(),
+            protocol: Arc::default(),
+            device: Device::default(),
         }
+    }
+
+    /// What the kernel has said that it can do.
+    pub(super) fn protocol(&self) -> Option<Protocol> {
+        self.protocol.get().copied()
     }
 
     pub(super) fn node(&self, nodeid: INodeNo) -> Outcome<Arc<Node>> {
@@ -79,6 +94,12 @@ impl Adapter {
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let version = config.kernel_abi();
+        self.protocol.get_or_init(|| Protocol {
+            major: version.0,
+            minor: version.1,
+            capabilities: config.capabilities().bits(),
+        });
         negotiate(config)?;
         let passes_through = self.passthrough.is_some() && pass_through(config);
         self.passes_through.store(passes_through, Ordering::Release);
@@ -167,9 +188,10 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.made(req, reply, |filesystem| {
+        let file_type = FileType::from_mode(mode).unwrap_or(FileType::Regular);
+        let place = (parent, name.as_bytes());
+        self.made(req, reply, place, is_new(file_type), |filesystem| {
             let parent = self.node(parent)?;
-            let file_type = FileType::from_mode(mode).unwrap_or(FileType::Regular);
             let permissions = permissions(req, mode, umask);
             let rdev = rdev_from_kernel(rdev);
             filesystem.make_node(&parent, name.as_bytes(), file_type, rdev, &permissions)
@@ -186,21 +208,30 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let permissions = permissions(req, mode, umask);
-        self.made(req, reply, |filesystem| {
-            let parent = self.node(parent)?;
-            filesystem.make_directory(&parent, name.as_bytes(), &permissions)
-        });
+        let place = (parent, name.as_bytes());
+        self.made(
+            req,
+            reply,
+            place,
+            is_new(FileType::Directory),
+            |filesystem| {
+                let parent = self.node(parent)?;
+                filesystem.make_directory(&parent, name.as_bytes(), &permissions)
+            },
+        );
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = self.node(parent);
         let removed = parent.and_then(|parent| self.filesystem.unlink(&parent, name.as_bytes()));
+        let removed = once(req, removed, rustix::io::Errno::NOENT);
         self.altered(req, reply, removed);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = self.node(parent);
         let removed = parent.and_then(|parent| self.filesystem.rmdir(&parent, name.as_bytes()));
+        let removed = once(req, removed, rustix::io::Errno::NOENT);
         self.altered(req, reply, removed);
     }
 
@@ -213,7 +244,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        self.made(req, reply, |filesystem| {
+        let place = (parent, name.as_bytes());
+        self.made(req, reply, place, is_new(FileType::Symlink), |filesystem| {
             let parent = self.node(parent)?;
             filesystem.make_symlink(&parent, name.as_bytes(), target, caller(req))
         });
@@ -240,7 +272,7 @@ impl fuser::Filesystem for Adapter {
                 parent: &new_parent,
                 name: new_name.as_bytes(),
             };
-            self.filesystem.rename(old, new, flags, caller(req))
+            self.rename_once(req, old, new, flags)
         });
         self.altered(req, reply, renamed);
     }
@@ -253,7 +285,9 @@ impl fuser::Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.made(req, reply, |filesystem| {
+        let place = (parent, name.as_bytes());
+        let is_it = |found: &Attributes| number(nodeid).is_ok_and(|linked| linked == found.number);
+        self.made(req, reply, place, is_it, |filesystem| {
             let node = self.node(nodeid)?;
             let parent = self.node(parent)?;
             filesystem.link(&node, &parent, name.as_bytes())
@@ -433,8 +467,7 @@ impl fuser::Filesystem for Adapter {
                 libc::XATTR_REPLACE => SetXattr::Replace,
                 _ => SetXattr::Any,
             };
-            self.filesystem
-                .set_xattr(&node, name.as_bytes(), value, how, &caller(req))
+            self.set_xattr_once(req, &node, name.as_bytes(), value, how)
         });
         self.altered(req, reply, set);
     }
@@ -465,7 +498,7 @@ impl fuser::Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, nodeid: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let node = self.node(nodeid);
-        let removed = node.and_then(|node| self.filesystem.remove_xattr(&node, name.as_bytes()));
+        let removed = node.and_then(|node| self.remove_xattr_once(req, &node, name.as_bytes()));
         self.altered(req, reply, removed);
     }
 

@@ -11,6 +11,7 @@ use fuser::{
 use super::adapter::Adapter;
 use super::answer::{GENERATION, answer, empty, entry, kept, kept_name};
 use super::convert::{errno, file_attr, file_type, no_attr, number};
+use super::resent::made_once;
 use crate::filesystem::Filesystem;
 use crate::filesystem::attributes::Attributes;
 use crate::filesystem::directory::Entry;
@@ -37,15 +38,19 @@ impl Adapter {
         }
     }
 
-    /// Answers with the name that was made.
+    /// Answers with the name that was made at `place`; if the request comes again, and what is there `is_it`, it was made
+    /// before.
     pub(super) fn made(
         &self,
         request: &Request,
         reply: ReplyEntry,
+        place: (INodeNo, &[u8]),
+        is_it: impl FnOnce(&Attributes) -> bool,
         make: impl FnOnce(&Filesystem) -> Outcome<Attributes>,
     ) {
         let answering = self.filesystem.answering();
         let made = make(&self.filesystem);
+        let made = made_once(request, &self.filesystem, place, made, is_it);
         let made = self.filesystem.noting_refusal(request.pid(), made);
         entry(reply, &answering, made);
     }

@@ -2,26 +2,35 @@
 //! helper program is needed, and nothing but our own mount is ever unmounted.
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
+use fuser::Session;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::time::Timespec;
 
+use super::connection;
+use super::left::{Left, MountRecord};
+use super::registration::Connection;
 use super::requests::Counted;
+use super::told::Told;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::filesystem::passthrough::Upcall;
+use crate::filesystem::Filesystem;
+use crate::filesystem::ledger::Ledger;
 use crate::ops::request::MountOptions;
+use crate::path_bytes::PathBytes;
 use crate::serve::mount_table::{self, FILE_SYSTEM_TYPE};
+use crate::serve::service_manager::descriptors;
+use crate::store::number::ImageId;
+use crate::sys::fuse_device;
 
 /// How long the kernel may need for the last uses of a mount that is unmounted.
 const LAST_USES: Timespec = Timespec {
@@ -40,81 +49,43 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What the kernel is told unasked.
-struct Told {
-    notifier: Notifier,
-    /// The connection, for what the notifier cannot say.
-    device: OwnedFd,
-}
-
-/// FUSE_NOTIFY_INVAL_ENTRY and its flag FUSE_EXPIRE_ONLY (include/uapi/linux/fuse.h): the name is asked for
-/// when it is next looked up. Without the flag (before Linux 6.2) what is mounted below it would go.
-const INVAL_ENTRY: i32 = 3;
-const EXPIRE_ONLY: u32 = 1;
-
-/// A fuse_out_header, a fuse_notify_inval_entry_out, and the name.
-fn expiry(directory: u64, name: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(33 + name.len());
-    bytes.extend((33 + name.len() as u32).to_ne_bytes());
-    bytes.extend(INVAL_ENTRY.to_ne_bytes());
-    bytes.extend(0_u64.to_ne_bytes());
-    bytes.extend(directory.to_ne_bytes());
-    bytes.extend((name.len() as u32).to_ne_bytes());
-    bytes.extend(EXPIRE_ONLY.to_ne_bytes());
-    bytes.extend(name);
-    bytes.push(0);
-    bytes
-}
-
-impl Upcall for Told {
-    fn forget_attributes(&self, nodeid: u64) {
-        // A negative offset: the attributes only.
-        match self.notifier.inval_inode(INodeNo(nodeid), -1, 0) {
-            Ok(()) => {}
-            // It does not know the nodeid (any more), or the mount is gone.
-            Err(error) => log::debug!(error:% = error; "attributes of {nodeid}"),
-        }
-    }
-
-    fn forget_entry(&self, directory: u64, name: &[u8]) {
-        if let Err(error) = rustix::io::write(&self.device, &expiry(directory, name)) {
-            // Mostly it does not know the name.
-            log::debug!(error:% = error; "a name in {directory}");
-        }
-    }
-
-    fn forget_directory(&self, nodeid: u64) {
-        // With all pages, which is where it keeps the names.
-        if let Err(error) = self.notifier.inval_inode(INodeNo(nodeid), 0, 0) {
-            log::debug!(error:% = error; "directory {nodeid}");
-        }
-    }
-}
-
 /// A live mount and the threads that serve it.
 pub struct Mounted {
     directory: PathBuf,
     source: OsString,
+    /// What outlives this process, if anything does.
+    kept: Option<(MountRecord, Arc<Ledger>)>,
     /// The connection, to see its end.
-    device: OwnedFd,
-    serving: Option<JoinHandle<std::io::Result<()>>>,
+    device: Arc<OwnedFd>,
+    /// Alive until the kernel has gone: the threads that serve it let go of it a moment earlier.
+    filesystem: Option<Arc<Filesystem>>,
+    serving: Vec<JoinHandle<std::io::Result<()>>>,
+}
+
+/// What is to be mounted.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// The image.
+    pub image: ImageId,
+    /// Where: absolute, an existing directory.
+    pub directory: &'a Path,
+    /// What the mount says it shows.
+    pub source: OsString,
+    /// How.
+    pub options: MountOptions,
 }
 
 impl Mounted {
-    /// Mounts what `adapter` serves on `directory` (absolute, an existing directory) and starts
-    /// `threads` threads for it.
+    /// Mounts what `adapter` serves and starts `threads` threads for it.
     ///
     /// # Errors
     /// No /dev/fuse, no such directory, no privilege; nothing is mounted then.
-    pub fn new(
-        adapter: Counted,
-        directory: &Path,
-        source: OsString,
-        options: MountOptions,
-        threads: usize,
-    ) -> Result<Self> {
-        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        let device: OwnedFd = device.about("/dev/fuse").map_err(|error| {
+    pub fn new(adapter: Counted, wanted: Wanted<'_>, threads: usize) -> Result<Self> {
+        let Wanted {
+            directory, options, ..
+        } = wanted;
+        let source = wanted.source.clone();
+        let device = fuse_device::open().about("/dev/fuse").map_err(|error| {
             error.remedy("load the kernel's fuse module (modprobe fuse) and run foldfs as root")
         })?;
         let mut flags = MountFlags::empty();
@@ -140,50 +111,153 @@ impl Mounted {
             data.as_c_str(),
         )
         .about(format!("mounting on {}", directory.display()))?;
-        let session_device = device.try_clone().about("/dev/fuse")?;
-        let notices = device.try_clone().about("/dev/fuse")?;
+        let device = Arc::new(device);
         let mut mounted = Self {
             directory: directory.into(),
             source,
-            device,
-            serving: None,
+            kept: None,
+            device: device.clone(),
+            filesystem: Some(adapter.adapter.filesystem.clone()),
+            serving: Vec::new(),
         };
-        let mut config = Config::default();
-        config.n_threads = Some(threads.max(1));
-        config.clone_fd = true;
-        let served = &adapter.adapter;
-        let (filesystem, passthrough) = (served.filesystem.clone(), served.passthrough.clone());
-        let passes_through = served.passes_through.clone();
-        // Who may enter is the kernel's decision (allow_other above).
-        let session = Session::from_fd(adapter, session_device, SessionACL::All, config)
-            .about(format!("serving {}", directory.display()));
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                mounted.detach();
-                return Err(error);
-            }
-        };
-        let passthrough = passthrough.filter(|_| passes_through.load(Ordering::Acquire));
-        let told = Told {
-            notifier: session.notifier(),
-            device: notices,
-        };
-        filesystem.serve(Arc::new(told), passthrough);
-        let thread = std::thread::Builder::new()
-            .name("session".into())
-            .spawn(move || session.run())
-            .about("a session thread");
-        match thread {
-            Ok(thread) => {
-                mounted.serving = Some(thread);
-                Ok(mounted)
-            }
+        match mounted.serve_new(adapter, &wanted, threads) {
+            Ok(()) => Ok(mounted),
             Err(error) => {
                 mounted.detach();
                 Err(error)
             }
         }
+    }
+
+    fn serve_new(&mut self, adapter: Counted, wanted: &Wanted<'_>, threads: usize) -> Result<()> {
+        let about = || format!("serving {}", self.directory.display());
+        let first = connection::first(adapter.clone(), self.device.as_fd()).about(about())?;
+        let protocol = adapter
+            .adapter
+            .protocol()
+            .ok_or_else(|| Error::failed(about(), "the kernel has not said what it can do"))?;
+        let more = 1..threads.max(1);
+        let more = more.map(|_| fuse_device::another(self.device.as_fd()));
+        let devices: rustix::io::Result<Vec<OwnedFd>> = more.collect();
+        let devices = devices.about("/dev/fuse")?;
+        let record = MountRecord {
+            image: wanted.image,
+            directory: self.directory.clone().into(),
+            source: PathBytes::from(self.source.as_bytes().to_vec()),
+            live: false,
+            protocol,
+        };
+        self.kept = self.keep(&record, &devices).map(|ledger| (record, ledger));
+        let mut sessions = vec![first];
+        for device in &devices {
+            let session = connection::further(adapter.clone(), device.as_fd(), protocol);
+            sessions.push(session.about(about())?);
+        }
+        self.begin(&adapter, sessions)
+    }
+
+    /// Has the descriptors outlive this process, with what the kernel knows. Guests are served whether that can
+    /// be done or not.
+    fn keep(&self, record: &MountRecord, devices: &[OwnedFd]) -> Option<Arc<Ledger>> {
+        if !record.protocol.resends() {
+            log::info!(
+                "the kernel does not resend requests (Linux 6.9 does): mounts end with the daemon"
+            );
+            return None;
+        }
+        let kept = || -> std::io::Result<Arc<Ledger>> {
+            let ledger = Ledger::new()?;
+            ledger.describe(&serde_json::to_vec(record)?)?;
+            let mut all = vec![self.device.as_fd(), ledger.as_fd()];
+            all.extend(devices.iter().map(AsFd::as_fd));
+            descriptors::keep(&record.name(), &all)?;
+            Ok(ledger)
+        };
+        kept()
+            .inspect_err(|error| {
+                log::warn!(
+                    "{}: it will end with the daemon: {error}",
+                    self.directory.display()
+                );
+            })
+            .ok()
+    }
+
+    /// Goes on with a mount that another process has left.
+    ///
+    /// # Errors
+    /// The kernel's; it is not served then.
+    pub fn take_over(adapter: Counted, left: Left) -> Result<Self> {
+        let Left {
+            record,
+            ledger,
+            device,
+            devices,
+        } = left;
+        let mut mounted = Self {
+            directory: record.directory.as_path().to_owned(),
+            source: OsString::from_vec(record.source.as_bytes().to_vec()),
+            device,
+            filesystem: Some(adapter.adapter.filesystem.clone()),
+            serving: Vec::new(),
+            kept: None,
+        };
+        let protocol = record.protocol;
+        mounted.kept = Some((record, ledger));
+        let all = std::iter::once(mounted.device.as_fd()).chain(devices.iter().map(AsFd::as_fd));
+        let sessions = all.map(|device| connection::further(adapter.clone(), device, protocol));
+        let sessions: std::io::Result<Vec<_>> = sessions.collect();
+        let sessions = sessions.about(format!("serving {}", mounted.directory.display()))?;
+        // Before the first is read: it would be sent twice.
+        connection::resend(mounted.device.as_fd());
+        mounted.begin(&adapter, sessions)?;
+        let filesystem = adapter.adapter.filesystem.clone();
+        std::thread::Builder::new()
+            .name("taken over".into())
+            .spawn(move || filesystem.tell_inherited())
+            .about("a thread")?;
+        Ok(mounted)
+    }
+
+    /// Who takes it over is to commit at once what is done in it, or not.
+    pub fn set_live(&mut self, live: bool) {
+        let Some((record, ledger)) = &mut self.kept else {
+            return;
+        };
+        record.live = live;
+        let described = serde_json::to_vec(record).map_err(std::io::Error::from);
+        let described = described.and_then(|text| Ok(ledger.describe(&text)?));
+        if let Err(error) = described {
+            log::warn!("{}: {error}", self.directory.display());
+        }
+    }
+
+    /// Starts the threads that serve.
+    fn begin(&mut self, adapter: &Counted, sessions: Vec<Session<Counted>>) -> Result<()> {
+        let Some(first) = sessions.first() else {
+            return Err(Error::failed(self.directory.display(), "nobody serves it"));
+        };
+        let served = &adapter.adapter;
+        let told = Told {
+            notifier: first.notifier(),
+            device: self.device.clone(),
+        };
+        let passes_through = served.passes_through.load(Ordering::Acquire);
+        let passthrough = served.passthrough.clone().filter(|_| passes_through);
+        let ledger = self.kept.as_ref().map(|(_, ledger)| ledger.clone());
+        served.device.set(Connection {
+            device: Arc::downgrade(&self.device),
+            ledger: ledger.clone(),
+        });
+        served.filesystem.serve(Arc::new(told), passthrough, ledger);
+        for session in sessions {
+            let thread = std::thread::Builder::new()
+                .name("session".into())
+                .spawn(move || session.run())
+                .about("a session thread")?;
+            self.serving.push(thread);
+        }
+        Ok(())
     }
 
     /// Where it is mounted.
@@ -194,17 +268,12 @@ impl Mounted {
     /// Whether the mount is gone: somebody unmounted it with umount(8). It is as soon as that command has ended: what
     /// serves it, and ends a moment later, is waited for.
     pub fn is_gone(&self) -> bool {
-        let Some(serving) = &self.serving else {
-            return true;
-        };
+        let is_finished = || self.serving.iter().all(JoinHandle::is_finished);
         let begun = Instant::now();
-        while !serving.is_finished()
-            && self.connection_ends(&AT_ONCE)
-            && begun.elapsed() < LAST_REQUESTS
-        {
+        while !is_finished() && self.connection_ends(&AT_ONCE) && begun.elapsed() < LAST_REQUESTS {
             std::thread::sleep(LOOK);
         }
-        serving.is_finished()
+        is_finished()
     }
 
     /// Whether our mount is the topmost on its directory.
@@ -271,10 +340,11 @@ impl Mounted {
         let report = |what: &str, error: &dyn std::fmt::Display| {
             log::warn!("{}: {what}: {error}", self.directory.display());
         };
-        if self.is_gone() && self.serving.is_some() {
+        let is_served = !self.serving.is_empty();
+        if is_served && self.is_gone() {
             return;
         }
-        if self.serving.is_some() {
+        if is_served {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             match rustix::fs::open(&self.directory, flags, Mode::empty()) {
                 Ok(root) => {
@@ -295,22 +365,50 @@ impl Mounted {
             Ok(false) => {}
             Err(error) => report("unmounting", &error),
         }
+        self.let_go();
+    }
+
+    /// Nobody is to go on with it.
+    fn let_go(&self) {
+        if let Some((record, _)) = &self.kept {
+            descriptors::let_go(&record.name());
+        }
+    }
+
+    /// What the kernel had open is closed: what it had not said of that when the mount went it will not say any more.
+    fn disconnect(&mut self) {
+        if let Some(filesystem) = self.filesystem.take() {
+            filesystem.disconnect();
+        }
     }
 
     fn join(&mut self) -> Result<()> {
-        let Some(serving) = self.serving.take() else {
-            return Ok(());
-        };
-        match serving.join() {
-            // ENODEV is how the kernel says that the mount is gone.
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-            Ok(Err(error)) => Err(error).about(format!("serving {}", self.directory.display())),
-            Err(_) => Err(Error::new(
-                ErrorKind::Failed,
-                format!("serving {}", self.directory.display()),
-                "a thread panicked",
-            )),
+        let mut outcome = Ok(());
+        for serving in self.serving.drain(..) {
+            let ended = match serving.join() {
+                // ENODEV is how the kernel says that the mount is gone.
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+                Ok(Err(error)) => Err(error).about(format!("serving {}", self.directory.display())),
+                Err(_) => Err(Error::new(
+                    ErrorKind::Failed,
+                    format!("serving {}", self.directory.display()),
+                    "a thread panicked",
+                )),
+            };
+            outcome = outcome.and(ended);
+        }
+        self.disconnect();
+        outcome
+    }
+}
+
+impl Drop for Mounted {
+    /// If it is there still, another process is to go on with it.
+    fn drop(&mut self) {
+        if self.is_gone() {
+            self.let_go();
+            self.disconnect();
         }
     }
 }

@@ -3,39 +3,30 @@
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
-use fuser::{
-    BackingId, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyOpen, Request,
-};
+use fuser::{FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyOpen, Request};
 
 use super::adapter::Adapter;
 use super::answer::{GENERATION, answer, kept_name, set_id_of_caller};
 use super::convert::{entry_attr, errno};
+use super::resent::{is_new, made_once, number_of};
 use crate::filesystem::create::Permissions;
 use crate::filesystem::data::SetId;
 use crate::filesystem::open;
 use crate::filesystem::passthrough::Way;
 use crate::filesystem::transport::{Registered, flip_of};
+use crate::store::metadata::FileType;
+use crate::sys::fuse_device;
 
 /// How an open file is told to the kernel.
 enum Told {
     Cached(FopenFlags),
-    Direct(Arc<BackingId>),
-}
-
-/// What the core keeps of a BackingId, which the last reference takes back from the kernel.
-fn registered(made: std::io::Result<BackingId>) -> std::io::Result<Registered> {
-    Ok(Registered(Arc::new(made?)))
+    Direct(Registered),
 }
 
 fn told(way: Way) -> Told {
     match way {
-        Way::Direct(Registered(id)) => match id.downcast() {
-            Ok(id) => Told::Direct(id),
-            // Only `registered` makes them.
-            Err(_) => Told::Cached(FopenFlags::empty()),
-        },
+        Way::Direct(registered) => Told::Direct(registered),
         Way::Cached { keep: true } => Told::Cached(FopenFlags::FOPEN_KEEP_CACHE),
         Way::Cached { keep: false } => Told::Cached(FopenFlags::empty()),
     }
@@ -49,14 +40,19 @@ impl Adapter {
         flags: OpenFlags,
         reply: ReplyOpen,
     ) {
-        let flags = open::OpenFlags::from_raw(flags.0, set_id_of_caller(request));
+        self.close_unheard_of(request);
+        let flags = open::OpenFlags {
+            request: number_of(request),
+            ..open::OpenFlags::from_raw(flags.0, set_id_of_caller(request))
+        };
+        let device = self.device.clone();
         let thread = request.pid();
         let node = self.node(nodeid);
         let reads = |node| self.filesystem.needs_verification(node);
         let long = matches!(&node, Ok(node) if self.is_long(reads(node)));
         self.run(long, move |filesystem| {
             let opened = node.and_then(|node| {
-                let register = |file: BorrowedFd<'_>| registered(reply.open_backing(file));
+                let register = |file: BorrowedFd<'_>| device.register(file);
                 filesystem.open_at(&node, flip_of(nodeid.0), flags, &register)
             });
             let opened = filesystem.noting_refusal(thread, opened);
@@ -64,7 +60,8 @@ impl Adapter {
                 let handle = FileHandle(opened.0);
                 match told(opened.1) {
                     Told::Cached(flags) => reply.opened(handle, flags),
-                    Told::Direct(id) => reply.opened_passthrough(handle, FopenFlags::empty(), &id),
+                    // It stays registered until the kernel has got the answer.
+                    Told::Direct(file) => fuse_device::opened(reply, handle, file.id()),
                 }
             });
         });
@@ -79,13 +76,20 @@ impl Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.close_unheard_of(request);
         let answering = self.filesystem.answering();
+        let place = (parent, name.as_bytes());
         let created = self.node(parent).and_then(|parent| {
-            let attributes = self
+            let made = self
                 .filesystem
-                .create(&parent, name.as_bytes(), permissions)?;
-            let flags = open::OpenFlags::from_raw(flags & !libc::O_TRUNC, SetId::Keep);
-            let register = |file: BorrowedFd<'_>| registered(reply.open_backing(file));
+                .create(&parent, name.as_bytes(), permissions);
+            let is_it = is_new(FileType::Regular);
+            let attributes = made_once(request, &self.filesystem, place, made, is_it)?;
+            let flags = open::OpenFlags {
+                request: number_of(request),
+                ..open::OpenFlags::from_raw(flags & !libc::O_TRUNC, SetId::Keep)
+            };
+            let register = |file: BorrowedFd<'_>| self.device.register(file);
             let flip = attributes.identity.flip;
             let opened = self
                 .filesystem
@@ -106,9 +110,8 @@ impl Adapter {
             let keep = kept_name(answering.keeps());
             match told(way) {
                 Told::Cached(flags) => reply.created(&keep, &attr, GENERATION, handle, flags),
-                Told::Direct(id) => {
-                    let flags = FopenFlags::empty();
-                    reply.created_passthrough(&keep, &attr, GENERATION, handle, flags, &id);
+                Told::Direct(file) => {
+                    fuse_device::created(reply, &keep, &attr, GENERATION, handle, file.id());
                 }
             }
         });

@@ -36,6 +36,7 @@ impl Requests {
 }
 
 /// The adapter of one mount, whose requests are counted.
+#[derive(Clone)]
 pub struct Counted {
     pub(super) adapter: Adapter,
     requests: Arc<Requests>,
