@@ -14,6 +14,8 @@ mod keeper;
 mod manager;
 #[path = "mounted_kept/replaced.rs"]
 mod replaced;
+#[path = "mounted_kept/waiting.rs"]
+mod waiting;
 
 use common::store::TestStore;
 

@@ -13,6 +13,8 @@ mod common;
 mod at_work;
 #[path = "survival/holding.rs"]
 mod holding;
+#[path = "survival/patches.rs"]
+mod patches;
 #[path = "survival/software.rs"]
 mod software;
 #[path = "survival/stress.rs"]
@@ -20,3 +22,5 @@ mod stress;
 #[allow(dead_code, reason = "not all of it is needed here")]
 #[path = "real_software/workshop.rs"]
 mod workshop;
+#[path = "survival/writes.rs"]
+mod writes;

@@ -114,7 +114,7 @@ fn start(session: &Session) -> Result<Child> {
     command.spawn().about(program.display())
 }
 
-/// The error that the daemon ended with: the last line of its log.
+/// The error that the daemon ended with: the last line of its log, or else how it ended.
 fn why_it_ended(session: &Session, code: Option<i32>) -> Error {
     let path = log_file(session);
     let log = fs::read_to_string(&path).unwrap_or_default();
@@ -129,7 +129,16 @@ fn why_it_ended(session: &Session, code: Option<i32>) -> Error {
         .find_map(|line| line.strip_prefix("foldfs: "))
     {
         Some(cause) => Error::new(kind, "the daemon", cause),
-        None => Error::new(kind, "the daemon", "it ended at once")
+        None => Error::new(kind, "the daemon", how_it_ended(code))
             .remedy(format!("see {}", path.display())),
+    }
+}
+
+/// Its keeper's exit code tells that, as a shell's does.
+fn how_it_ended(code: Option<i32>) -> String {
+    match code {
+        Some(code @ 129..) => format!("it was killed by signal {} at once", code - 128),
+        Some(code) => format!("it ended at once, with exit code {code}"),
+        None => String::from("its keeper was killed by a signal"),
     }
 }

@@ -19,9 +19,9 @@ use crate::ops::request::{Call, MountOptions, Request};
 use crate::serve::control_server::Performer;
 use crate::serve::daemon::{self, Lifetime};
 use crate::serve::dead_mounts;
-use crate::serve::fuse::left::{Leave, Left};
+use crate::serve::fuse::left::Left;
 use crate::serve::inheritance::{self, Inheritance};
-use crate::serve::mount_table::Mount as Mounted;
+use crate::serve::mount_table;
 use crate::serve::replacement::Abilities;
 use crate::sys::{memory, process};
 
@@ -195,6 +195,10 @@ fn mount_point(path: &Path) -> Result<PathBuf> {
         (Some(parent), Some(name)) => {
             let parent = parent.canonicalize().about(parent.display())?;
             let place = parent.join(name);
+            // Nothing is asked of it: whoever serves it may be about to be started.
+            if mount_table::mounts()?.iter().any(|it| it.point == place) {
+                return Ok(place);
+            }
             let is_link = place.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
             if is_link {
                 place.canonicalize().about(place.display())
@@ -276,8 +280,7 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<First<'_>>) -> Res
     let lock = runtime.as_ref().or(store.lock());
     inheritance::keep(lock);
     // The lock is ours: whoever served what is mounted is gone.
-    let is_left = |mount: &Mounted| mounts.iter().any(|left| left.directory() == mount.point);
-    dead_mounts::clear(store.path(), is_left)?;
+    dead_mounts::clear(store.path(), &mounts)?;
     let config = &session.config;
     let objects = context.store.objects();
     objects.verification().set_rate(config.verify);
@@ -292,16 +295,19 @@ fn serve(session: &Session, lifetime: Lifetime, first: Option<First<'_>>) -> Res
         },
         metrics: config.metrics,
         passthrough: passthrough(config, &context),
+        configuration: session.config_file.clone(),
     };
     let daemon = daemon::Daemon::new(context, options)?;
-    let leave = Leave::of(&mounts);
     daemon.take_over(mounts);
     if let Some(call) = first {
         let report = daemon.perform(call, &*session.progress())?;
         session.show(&report, false)?;
     }
-    daemon.run(lifetime)?;
-    drop(leave);
+    if let Err(error) = daemon.run(lifetime) {
+        // The next one goes on with all that it has: nothing is closed, and guests are served to the last moment.
+        std::mem::forget(daemon);
+        return Err(error);
+    }
     inheritance::end(lock);
     Ok(Outcome::Done)
 }

@@ -229,7 +229,10 @@ impl Session {
     pub fn counterpart_after(&self, writes: bool, before: Before<'_>) -> Result<Counterpart> {
         let begun = Instant::now();
         loop {
-            if let Some(client) = ControlClient::connect(&self.socket())? {
+            // A daemon that has left its lock answers nobody, even if its socket is open still.
+            if before.lock.is_none()
+                && let Some(client) = ControlClient::connect(&self.socket())?
+            {
                 return Ok(Counterpart::Daemon(client));
             }
             match self.open_after(writes, before) {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustix::io::Errno;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// The reason, kept until the adapter answers (and logs what is not the caller's doing).
 #[derive(Debug)]
@@ -49,6 +49,18 @@ impl Failure {
 }
 
 impl Failure {
+    /// Whether the host was short of something, of which it may have enough a moment later.
+    pub fn is_shortage(&self) -> bool {
+        let errno = match self {
+            Failure::Refused(errno) => Some(errno.raw_os_error()),
+            Failure::Store(error) if error.kind == ErrorKind::Busy => return true,
+            Failure::Store(error) => error.errno,
+            Failure::Locked(_) => None,
+        };
+        let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+        errno.is_some_and(|errno| short.contains(&errno))
+    }
+
     /// As the error of a command that dealt with `object`.
     pub fn about(self, object: impl fmt::Display) -> Error {
         match self {

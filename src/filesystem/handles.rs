@@ -122,8 +122,13 @@ impl Handles {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn insert_file(&self, id: u64, handle: FileHandle) {
+    /// What the kernel has heard of ids up to this one is not about a handle that is opened from now on.
+    pub(super) fn go_on_after(&self, id: u64) {
         self.last.fetch_max(id, Ordering::Relaxed);
+    }
+
+    pub(super) fn insert_file(&self, id: u64, handle: FileHandle) {
+        self.go_on_after(id);
         self.open.lock().insert(id, Arc::new(handle));
     }
 

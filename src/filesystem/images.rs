@@ -82,10 +82,10 @@ impl Images {
         self.inherited.lock().extend(inherited);
     }
 
-    /// An image that was taken over is served, or given up: it is kept alive no longer.
-    pub fn settle_inheritance(&self, image: ImageId) {
-        let settled = self.inherited.lock().remove(&image);
-        drop(settled);
+    /// An image that was taken over is served, or given up: it is kept alive no longer. The answer is what came to life, if
+    /// it did.
+    pub fn settle_inheritance(&self, image: ImageId) -> Option<Arc<Filesystem>> {
+        self.inherited.lock().remove(&image)?.heir
     }
 
     /// The store.
@@ -347,12 +347,16 @@ impl Images {
         }
         if let Some(Inherited { inheritance, heir }) = inherited {
             let inherited = filesystem.inherit(inheritance);
+            let inherited = inherited.map_err(|it| it.about(format!("images/{image}")))?;
             log::info!(
                 image = row.name.as_str(), nodes = inherited.nodes, handles = inherited.handles,
                 lost = inherited.lost; "taken over"
             );
             *heir = Some(filesystem.clone());
         }
+        // Even if what follows fails: what was taken over was so once and for all.
+        live.retain(|_, weak| weak.strong_count() > 0);
+        live.insert(image, Arc::downgrade(&filesystem));
         let has_left = || -> Result<bool> { Ok(!self.store.catalog().uncovers(image)?.is_empty()) };
         if self.store.access() == Access::Write && has_left()? {
             // What goes is to be found in the catalog only.
@@ -364,8 +368,6 @@ impl Images {
                 Err(error) => log::warn!("nothing is uncovered: {error}"),
             }
         }
-        live.retain(|_, weak| weak.strong_count() > 0);
-        live.insert(image, Arc::downgrade(&filesystem));
         Ok(filesystem)
     }
 }

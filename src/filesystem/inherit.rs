@@ -6,6 +6,8 @@
 //! the view; without a name it lies in `orphans/`, or is of the shared layer. What a directory held when another one
 //! was renamed over it went with the process that had it open: the kernel gets ESTALE for such a one.
 
+mod finder;
+
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,14 +20,13 @@ use super::failure::{Failure, Outcome};
 use super::handles::FileHandle;
 use super::ledger::{Entry, KnownNode, Ledger, OpenHandle};
 use super::node::{Node, OpenFile, Place, Source};
-use super::recall::Known as Paths;
-use super::transport::{Registered, known};
-use crate::merge::private_directories::private_entries;
+use super::transport::{Host, Registered, known};
 use crate::store::layer::{self, Layer, PrivateEntry};
 use crate::store::mark::{DirectoryRole, Role};
 use crate::store::metadata::{Content, FileType, Time};
 use crate::store::number::Number;
 use crate::store::tree;
+use finder::Finder;
 
 /// What another process has left of an image that the kernel goes on using.
 pub struct Inheritance {
@@ -51,27 +52,36 @@ impl Filesystem {
     /// [`Filesystem::recover`].
     ///
     /// What is not to be found, or cannot be read, is logged and counted: the kernel gets ESTALE for it.
-    pub(super) fn inherit(&self, inheritance: &Inheritance) -> Inherited {
+    ///
+    /// # Errors
+    /// The host is short of something ([`Failure::is_shortage`]): it can be tried again with another `self`.
+    pub(super) fn inherit(&self, inheritance: &Inheritance) -> Outcome<Inherited> {
         let Inheritance { ledger, adopt } = inheritance;
+        ledger.begin_again();
         let mut registered: HashMap<u32, Registered> = HashMap::new();
         for (id, record) in ledger.registered() {
             let taken_over = || adopt(id).noted(Some(record));
             registered.entry(id).or_insert_with(taken_over);
         }
-        let known = ledger.known_nodes();
-        let numbers: HashSet<Number> = known.iter().map(|(node, _)| node.number).collect();
-        let paths = self.private_paths(&numbers);
+        let mut nodes = ledger.known_nodes();
+        let numbers: HashSet<Number> = nodes.iter().map(|(node, _)| node.number).collect();
+        let mut finder = Finder::new(self, &numbers);
+        if let Some(shortage) = finder.shortage() {
+            return Err(shortage);
+        }
+        nodes.sort_by_key(|(known, _)| finder.order(known.number));
         let mut inherited = Inherited::default();
         let mut how = HashMap::new();
-        for (known, record) in known.into_iter().filter(|(known, _)| known.lookups > 0) {
+        for (known, record) in nodes.into_iter().filter(|(known, _)| known.lookups > 0) {
             let number = known.number;
-            match self.inherited_node(&known, record, &paths) {
+            match self.inherited_node(&known, record, &mut finder) {
                 Ok(Some(node)) => {
                     how.insert(number, known.transport);
                     inherited.nodes += 1;
                     self.done(node);
                 }
                 Ok(None) => inherited.lost += 1,
+                Err(failure) if failure.is_shortage() => return Err(failure),
                 // The others are to work nonetheless.
                 Err(failure) => {
                     log::error!(
@@ -82,79 +92,82 @@ impl Filesystem {
                 }
             }
         }
+        inherited.handles = self.inherit_handles(inheritance, &how, &mut registered)?;
+        drop(finder);
+        // Nobody has open what is left over of these.
+        self.unused.lock().extend(registered.into_values());
+        Ok(inherited)
+    }
+
+    /// The answer is how many there are. `how`: the word that the ledger has of each node's transport.
+    fn inherit_handles(
+        &self,
+        Inheritance { ledger, adopt }: &Inheritance,
+        how: &HashMap<Number, u64>,
+        registered: &mut HashMap<u32, Registered>,
+    ) -> Outcome<usize> {
+        self.handles.go_on_after(ledger.last_handle());
+        // One descriptor for all who read the same.
+        let mut opened = HashMap::new();
+        let mut count = 0;
         for (handle, record) in ledger.open_handles() {
             let id = handle.registered;
             let file = (id != 0).then(|| {
                 let taken_over = || adopt(id).noted(ledger.add_registered(id));
                 registered.entry(id).or_insert_with(taken_over).clone()
             });
-            if let Some(node) = self.table.get(handle.number) {
-                let word = how.get(&handle.number).copied().unwrap_or_default();
-                self.inherited_handle(node, &handle, record, file, word);
-                inherited.handles += 1;
-            }
-        }
-        // Nobody has open what is left: it is taken back now.
-        drop(registered);
-        inherited
-    }
-
-    /// Where the private entries of these numbers stand, and all directories that merge with a shared one.
-    fn private_paths(&self, numbers: &HashSet<Number>) -> Paths {
-        let mut paths = Paths::default();
-        let walked = private_entries(&self.view, &mut |parent, name, mark| {
-            let path = || {
-                let mut path = parent.clone();
-                path.push(name.into());
-                path
+            let Some(node) = self.table.get(handle.number) else {
+                continue;
             };
-            if numbers.contains(&mark.number) {
-                paths.by_number.insert(mark.number, path());
+            let reads_directly = file.is_some() && !handle.writes;
+            let what = (handle.number, handle.object);
+            if reads_directly && !opened.contains_key(&what) {
+                opened.insert(what, self.opened_before(&node, &handle)?);
             }
-            if let Role::Directory(role) = mark.role
-                && let Some(shared) = role.shared()
-            {
-                paths.merging_with.insert(shared, path());
-            }
-            true
-        });
-        if let Err(error) = walked {
-            log::error!("{error}");
+            let direct = reads_directly.then(|| opened.get(&what).cloned().flatten());
+            self.inherited_handle(node.clone(), &handle, record, direct);
+            let word = how.get(&handle.number).copied().unwrap_or_default();
+            let host = match (&handle.object, handle.writes) {
+                (Some(_), _) => Host::Object,
+                (None, true) => Host::Written,
+                (None, false) => Host::Private,
+            };
+            let mut state = node.state.lock();
+            state.reopened(handle.flip, file.map(|file| (file, host)), known(word));
+            drop(state);
+            self.done(node);
+            count += 1;
         }
-        paths
+        Ok(count)
     }
 
     fn inherited_node(
         &self,
         known: &KnownNode,
         record: Entry,
-        paths: &Paths,
+        finder: &mut Finder<'_>,
     ) -> Outcome<Option<Arc<Node>>> {
         let number = known.number;
-        let orphan = Layer::number_name(number);
-        let shown = match number == Number::ROOT {
-            true => Some(self.root.clone()),
-            false => self.find_among(number, paths)?,
+        let there = match self.table.get(number) {
+            Some(node) => Some(node),
+            None => finder.find(number)?,
         };
-        let node = match shown {
-            Some(node) => {
-                // A change put it aside, and was not carried out.
-                let orphans = self.view.layer.orphans();
-                if statat(orphans, &orphan[..], AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-                    let about = format!("images/{}/orphans", self.view.layer.image());
-                    tree::remove(orphans, &orphan, &about)?;
-                }
+        if let Some(node) = &there
+            && !matches!(node.place(), Place::Unlinked)
+        {
+            self.discard_left_orphan(number)?;
+        }
+        let node = match there {
+            Some(node) => node,
+            None => {
+                let Some(node) = self.unlinked_node(number)? else {
+                    return Ok(None);
+                };
+                let node = self.table.get_or_insert(number, || node);
+                node.state.lock().unlinked = known.unlinked.unwrap_or_else(Time::now);
+                self.note_unlinked(&node);
                 node
             }
-            None => match self.unlinked_node(number)? {
-                Some(node) => {
-                    let node = self.table.get_or_insert(number, || node);
-                    node.state.lock().unlinked = known.unlinked.unwrap_or_else(Time::now);
-                    self.note_unlinked(&node);
-                    node
-                }
-                None => return Ok(None),
-            },
         };
         let before = node.lookups.load(Ordering::Relaxed);
         node.lookups
@@ -167,9 +180,18 @@ impl Filesystem {
         if let Some(record) = &state.known {
             record.set_lookups(before.saturating_add(known.lookups));
         }
-        state.note();
         drop(state);
         Ok(Some(node))
+    }
+
+    /// A change put aside what has a name, and was not carried out.
+    fn discard_left_orphan(&self, number: Number) -> Outcome<()> {
+        let (orphans, orphan) = (self.view.layer.orphans(), Layer::number_name(number));
+        if statat(orphans, &orphan[..], AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let about = format!("images/{}/orphans", self.view.layer.image());
+            tree::remove(orphans, &orphan, &about)?;
+        }
+        Ok(())
     }
 
     /// The node of a number that no name leads to.
@@ -208,41 +230,41 @@ impl Filesystem {
         }
     }
 
+    /// `direct`: what a direct reader has open, if it is one.
     fn inherited_handle(
         &self,
         node: Arc<Node>,
         open: &OpenHandle,
         record: Entry,
-        registered: Option<Registered>,
-        word: u64,
+        direct: Option<Option<Arc<OpenFile>>>,
     ) {
         let writer = open.writes.then(|| self.writer(&node));
-        let is_direct_reader = registered.is_some() && !open.writes;
-        let direct = is_direct_reader.then(|| self.opened_before(&node, open));
-        let mut handle = FileHandle::new(node.clone(), writer, open.executes);
+        let mut handle = FileHandle::new(node, writer, open.executes);
         handle.flip = Some(open.flip);
         handle.record = Some(record);
         handle.request = Some(open.request);
-        match direct.transpose() {
-            Ok(direct) => handle.direct = direct.map(Arc::new),
-            // The kernel reads it without us; what it has to ask us for fails.
-            Err(failure) => {
-                log::warn!("images/{}: {failure}", self.view.layer.image());
-                handle.is_lost = true;
-            }
-        }
-        node.state
-            .lock()
-            .reopened(open.flip, registered, known(word));
+        // The kernel reads it without us; what it has to ask us for fails.
+        handle.is_lost = matches!(direct, Some(None));
+        handle.direct = direct.flatten();
         self.handles.insert_file(open.id, handle);
-        self.done(node);
     }
 
-    /// What a direct reader has open.
-    fn opened_before(&self, node: &Arc<Node>, open: &OpenHandle) -> Outcome<OpenFile> {
-        match &open.object {
+    /// What a direct reader has open, if it can be had.
+    ///
+    /// # Errors
+    /// The host is short of something.
+    fn opened_before(&self, node: &Arc<Node>, open: &OpenHandle) -> Outcome<Option<Arc<OpenFile>>> {
+        let opened = match &open.object {
             Some(digest) => self.reopen_object(digest),
             None => self.open_private_to_read(node),
+        };
+        match opened {
+            Ok(opened) => Ok(Some(Arc::new(opened))),
+            Err(failure) if failure.is_shortage() => Err(failure),
+            Err(failure) => {
+                log::warn!("images/{}: {failure}", self.view.layer.image());
+                Ok(None)
+            }
         }
     }
 

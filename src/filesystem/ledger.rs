@@ -8,7 +8,8 @@
 //! from the store.
 //!
 //! The layout, in words of 64 bits: a head of 8192 (which layout; how many records of each kind were ever in use;
-//! how long the description is, and from word 64 the description, which is the transport's own), then places for
+//! how long the description is; the last number of a handle; and from word 64 the description, which is the
+//! transport's own), then places for
 //! nodes (4 words each), handles (8), registered files (1) and changes under way (4). It is told from others by
 //! its first word. All numbers of it are read with suspicion: a place that makes no sense is left out.
 
@@ -16,8 +17,9 @@ mod slots;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::store::digest::Digest;
@@ -30,6 +32,7 @@ use slots::{Area, Slots};
 const MAGIC: u64 = u64::from_be_bytes(*b"foldled\x01");
 
 const DESCRIPTION_LENGTH: usize = 8;
+const LAST_HANDLE: usize = 9;
 const DESCRIPTION: usize = 64;
 const HEAD: usize = 8192;
 
@@ -109,6 +112,7 @@ pub(super) struct Entry {
     ledger: Arc<Ledger>,
     kind: Kind,
     slot: u32,
+    turn: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +129,12 @@ pub struct Ledger {
     nodes: Slots,
     handles: Slots,
     registered: Slots,
-    /// Nothing is taken out any more.
+    /// Nothing is altered, and nothing taken out.
     is_left: AtomicBool,
+    /// What would have been taken out since another process left it.
+    let_go: Mutex<Vec<(Kind, u32)>>,
+    /// How often this process has begun to take it over.
+    turn: AtomicU32,
 }
 
 const WRITES: u64 = 1 << 8;
@@ -159,10 +167,11 @@ impl Ledger {
     pub fn new() -> rustix::io::Result<Arc<Self>> {
         let memory = SharedWords::new("foldfs-ledger", WORDS)?;
         memory.words()[0].store(MAGIC, Ordering::Release);
-        Ok(Self::of(memory))
+        Ok(Self::of(memory, false))
     }
 
-    /// What another process has left.
+    /// What another process has left. It stays as it is until [`Ledger::go_on`]: if this process fails before, the next
+    /// one finds all of it.
     ///
     /// # Errors
     /// EINVAL if it is no ledger, or one of a version that is not understood.
@@ -172,16 +181,18 @@ impl Ledger {
         if words.len() != WORDS || words[0].load(Ordering::Acquire) != MAGIC {
             return Err(Errno::INVAL);
         }
-        Ok(Self::of(memory))
+        Ok(Self::of(memory, true))
     }
 
-    fn of(memory: SharedWords) -> Arc<Self> {
+    fn of(memory: SharedWords, is_left: bool) -> Arc<Self> {
         let words = memory.words();
         Arc::new(Self {
             nodes: Slots::of(NODES, words),
             handles: Slots::of(HANDLES, words),
             registered: Slots::of(REGISTERED, words),
-            is_left: AtomicBool::new(false),
+            is_left: AtomicBool::new(is_left),
+            let_go: Mutex::default(),
+            turn: AtomicU32::new(0),
             memory,
         })
     }
@@ -190,7 +201,29 @@ impl Ledger {
         self.memory.words()
     }
 
+    /// What was let go of so far is there again: who took it over has failed, and another one in this process tries. What
+    /// the first one had, and lets go of later, does not count.
+    pub(super) fn begin_again(&self) {
+        let mut let_go = self.let_go.lock();
+        self.turn.fetch_add(1, Ordering::AcqRel);
+        let_go.clear();
+    }
+
+    fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// This process has taken over what another one has left, and serves it from now on: what it has let go of goes.
+    pub fn go_on(&self) {
+        let mut let_go = self.let_go.lock();
+        self.is_left.store(false, Ordering::Release);
+        for (kind, slot) in let_go.drain(..) {
+            self.slots(kind).give_back(self.words(), slot);
+        }
+    }
+
     /// This process ends, and the kernel goes on: what is forgotten from now on stays noted for the next one.
+    #[cfg(test)]
     pub fn leave(&self) {
         self.is_left.store(true, Ordering::Release);
     }
@@ -232,6 +265,14 @@ impl Ledger {
             .collect()
     }
 
+    fn slots(&self, kind: Kind) -> &Slots {
+        match kind {
+            Kind::Node => &self.nodes,
+            Kind::Handle => &self.handles,
+            Kind::Registered => &self.registered,
+        }
+    }
+
     fn records(&self, area: Area) -> impl Iterator<Item = (u32, &[AtomicU64])> {
         let words = self.words();
         let record = move |slot| (slot, &words[area.place(slot)]);
@@ -240,8 +281,13 @@ impl Ledger {
     }
 
     fn entry(self: &Arc<Self>, kind: Kind, slot: Option<u32>) -> Option<Entry> {
-        let ledger = self.clone();
-        slot.map(|slot| Entry { ledger, kind, slot })
+        let slot = slot?;
+        Some(Entry {
+            ledger: self.clone(),
+            kind,
+            slot,
+            turn: self.turn(),
+        })
     }
 
     /// A record of a node.
@@ -250,8 +296,15 @@ impl Ledger {
         self.entry(Kind::Node, slot)
     }
 
+    /// The last number that was given to a handle: no other one ever gets a lower one, since the kernel may still be
+    /// about to close that.
+    pub(super) fn last_handle(&self) -> u64 {
+        self.words()[LAST_HANDLE].load(Ordering::Acquire)
+    }
+
     /// A record of a handle.
     pub(super) fn add_handle(self: &Arc<Self>, handle: &OpenHandle) -> Option<Entry> {
+        self.words()[LAST_HANDLE].fetch_max(handle.id, Ordering::AcqRel);
         let flags = [
             (handle.writes, WRITES),
             (handle.executes, EXECUTES),
@@ -385,7 +438,12 @@ impl Entry {
         Arc::ptr_eq(&self.ledger, ledger)
     }
 
+    /// Not while it is left: handles that come to life one after the other, or go with a process that ends, are not all
+    /// that the kernel has.
     fn store(&self, at: usize, value: u64) {
+        if self.ledger.is_left() || self.turn != self.ledger.turn() {
+            return;
+        }
         let words = self.ledger.words();
         words[NODES.place(self.slot).start + at].store(value, Ordering::Release);
     }
@@ -407,13 +465,16 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.ledger.is_left() {
+            let mut let_go = self.ledger.let_go.lock();
+            // It may go on meanwhile.
+            if self.ledger.is_left() && self.turn == self.ledger.turn() {
+                return let_go.push((self.kind, self.slot));
+            }
+        }
+        if self.turn != self.ledger.turn() {
             return;
         }
-        let slots = match self.kind {
-            Kind::Node => &self.ledger.nodes,
-            Kind::Handle => &self.ledger.handles,
-            Kind::Registered => &self.ledger.registered,
-        };
+        let slots = self.ledger.slots(self.kind);
         slots.give_back(self.ledger.words(), self.slot);
     }
 }

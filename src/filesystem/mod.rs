@@ -88,6 +88,7 @@ use failure::Outcome;
 use handles::Handles;
 use node::{Node, Place, Source};
 use table::Table;
+use transport::Registered;
 
 /// Private directories kept open for each image.
 const DIRECTORIES_OPEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
@@ -113,6 +114,8 @@ pub struct Filesystem {
     transport: RwLock<passthrough::Serving>,
     settling: settling::Settling,
     locks: locks::LocksInForce,
+    /// Of what was taken over: files that nobody has open, until it is served.
+    unused: Mutex<Vec<Registered>>,
 }
 
 impl Filesystem {
@@ -151,6 +154,7 @@ impl Filesystem {
             transport: RwLock::default(),
             settling: settling::Settling::default(),
             locks: locks::LocksInForce::default(),
+            unused: Mutex::default(),
         })
     }
 

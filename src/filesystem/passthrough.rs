@@ -130,6 +130,11 @@ impl Filesystem {
         passthrough: Option<Arc<Passthrough>>,
         ledger: Option<Arc<Ledger>>,
     ) {
+        if let Some(ledger) = &ledger {
+            ledger.go_on();
+            self.table.note_again();
+        }
+        self.unused.lock().clear();
         self.table.note_in(ledger.clone());
         let before = std::mem::replace(
             &mut *self.transport.write(),

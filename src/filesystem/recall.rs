@@ -5,7 +5,6 @@
 //! found through its names in the catalog; a private entry that stands elsewhere by one walk of the
 //! private layer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -14,20 +13,10 @@ use super::Filesystem;
 use super::attributes::Attributes;
 use super::failure::Outcome;
 use super::node::{Node, Place};
-use crate::error::Result;
 use crate::merge::lookup;
 use crate::merge::private_directories::{PrivatePath, path_merging_with, path_of};
 use crate::store::catalog::Reads;
 use crate::store::number::Number;
-
-/// Where private entries stand.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    /// Those of some numbers.
-    pub(super) by_number: HashMap<Number, PrivatePath>,
-    /// All directories that merge with one of the shared layer, by its number.
-    pub(super) merging_with: HashMap<Number, PrivatePath>,
-}
 
 impl Filesystem {
     /// LOOKUP of ".": the inode of a nodeid, of which the kernel then holds one more reference. The answer
@@ -87,8 +76,7 @@ impl Filesystem {
             let item = lookup::indexed(&self.view, number)?;
             return Ok(Some(self.node_of(&self.root, b"", &item)));
         }
-        let merging_with = |shared| path_merging_with(&self.view, shared);
-        for path in self.shared_paths(self.view.shared_of(number), &merging_with)? {
+        for path in self.shared_paths(self.view.shared_of(number))? {
             if let Some(node) = self.numbered(&path, number)? {
                 return Ok(Some(node));
             }
@@ -97,27 +85,6 @@ impl Filesystem {
             Some(path) => self.numbered(&path, number),
             None => Ok(None),
         }
-    }
-
-    /// Likewise, where it is known what stands where in the private layer.
-    pub(super) fn find_among(&self, number: Number, paths: &Known) -> Outcome<Option<Arc<Node>>> {
-        if let Some(node) = self.table.get(number) {
-            return Ok(Some(node));
-        }
-        if self.view.is_indexed(number) {
-            let item = lookup::indexed(&self.view, number)?;
-            return Ok(Some(self.node_of(&self.root, b"", &item)));
-        }
-        if let Some(path) = paths.by_number.get(&number) {
-            return self.numbered(path, number);
-        }
-        let merging_with = |shared| Ok(paths.merging_with.get(&shared).cloned());
-        for path in self.shared_paths(self.view.shared_of(number), &merging_with)? {
-            if let Some(node) = self.numbered(&path, number)? {
-                return Ok(Some(node));
-            }
-        }
-        Ok(None)
     }
 
     /// What a path leads to, if it has this number.
@@ -134,11 +101,7 @@ impl Filesystem {
 
     /// Where the image may show a shared inode: below the place where the shared layer has it, or
     /// below a directory of the image's own that shows one above it.
-    fn shared_paths(
-        &self,
-        shared: Number,
-        merging_with: &dyn Fn(Number) -> Result<Option<PrivatePath>>,
-    ) -> Outcome<Vec<PrivatePath>> {
+    fn shared_paths(&self, shared: Number) -> Outcome<Vec<PrivatePath>> {
         let catalog = self.view.shared.catalog();
         let mut paths = Vec::new();
         for (directory, name) in catalog.names_of(shared)? {
@@ -152,7 +115,7 @@ impl Filesystem {
             }
             let above = match top == self.view.root {
                 true => Some(PrivatePath::new()),
-                false => merging_with(top)?,
+                false => path_merging_with(&self.view, top)?,
             };
             if let Some(mut path) = above {
                 path.extend(names.into_iter().rev());

@@ -76,6 +76,17 @@ impl Table {
         self.nodes.lock().ledger = ledger;
     }
 
+    /// Notes all that was not noted while it was not the time for that.
+    pub fn note_again(&self) {
+        for node in self.nodes.lock().by_number.values() {
+            let state = node.state.lock();
+            if let Some(known) = &state.known {
+                known.set_lookups(node.lookups.load(Ordering::Relaxed));
+            }
+            state.note();
+        }
+    }
+
     /// The kernel forgets `count` lookups. The answer are nodes that left the table unlinked: what
     /// is kept of them in `orphans/` can go.
     pub fn forget(&self, number: Number, count: u64) -> Vec<Arc<Node>> {

@@ -12,7 +12,7 @@ use super::node::{Node, Place, Source};
 use crate::error::Result;
 use crate::merge::lookup::{Item, Site};
 use crate::merge::placement::withdraw::could_withdraw;
-use crate::merge::private_directories::{PrivatePath, private_directories};
+use crate::merge::private_directories::{PrivatePath, private_entries};
 use crate::merge::version::{Version, version_of};
 use crate::store::catalog::{NewUncover, Reads, Uncover, UncoverAction};
 use crate::store::entry;
@@ -68,9 +68,9 @@ impl Filesystem {
         }
         // A guest may be at work: what the walk has seen must still be there when it goes down.
         let _names = self.names.read();
-        private_directories(&self.view, &mut |path, mark, _| {
+        private_entries(&self.view, &mut |above, name, mark| {
             if wanted.remove(&mark.number) {
-                paths.insert(mark.number, path.clone());
+                paths.insert(mark.number, above.path_to(name));
             }
             !wanted.is_empty()
         })?;

@@ -10,6 +10,7 @@ pub mod locks;
 pub mod lookup;
 pub mod placement;
 pub mod private_directories;
+pub mod private_tree;
 pub mod shared_names;
 pub mod version;
 pub mod view;

@@ -10,34 +10,50 @@ use super::lookup::damaged;
 use super::view::View;
 use crate::error::Result;
 use crate::store::layer::{self, PrivateEntry};
-use crate::store::mark::{DirectoryRole, Mark, Role};
+use crate::store::mark::{Mark, Role};
 use crate::store::number::Number;
 
 /// The names that lead from the root to a private directory.
 pub type PrivatePath = Vec<Box<[u8]>>;
 
+/// A private directory that a walk has come to.
+#[derive(Debug, Clone, Copy)]
+pub struct Above<'a> {
+    steps: &'a [Step],
+    at: usize,
+}
+
+/// A directory: where the one above it stands among all, and what it is called there. The first one is the root.
+/// Guests nest directories as deep as they like: a path of each would take the square of that.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) above: usize,
+    pub(super) name: Box<[u8]>,
+}
+
+impl Above<'_> {
+    /// Which of all directories it is, in the order in which the walk comes to them: 0 for the root.
+    pub fn index(self) -> usize {
+        self.at
+    }
+
+    /// Where a name in it stands.
+    pub fn path_to(self, name: &[u8]) -> PrivatePath {
+        let mut path = vec![Box::from(name)];
+        let mut at = self.at;
+        while at != 0 {
+            path.push(self.steps[at].name.clone());
+            at = self.steps[at].above;
+        }
+        path.reverse();
+        path
+    }
+}
+
 /// A private directory below the root, still to be opened.
 struct Pending {
     parent: Arc<OwnedFd>,
-    path: PrivatePath,
-}
-
-/// Hands every private directory but the root to `take`, until it answers `false`.
-///
-/// # Errors
-/// Those of reading the private layer.
-pub fn private_directories(
-    view: &View,
-    take: &mut dyn FnMut(&PrivatePath, &Mark, DirectoryRole) -> bool,
-) -> Result<()> {
-    private_entries(view, &mut |parent, name, mark| {
-        let Role::Directory(role) = mark.role else {
-            return true;
-        };
-        let mut path = parent.clone();
-        path.push(name.into());
-        take(&path, mark, role)
-    })
+    step: Step,
 }
 
 /// Where the private entry of this number stands; `None` if there is none below the root. One of
@@ -47,11 +63,9 @@ pub fn private_directories(
 /// Those of reading the private layer.
 pub fn path_of(view: &View, number: Number) -> Result<Option<PrivatePath>> {
     let mut found = None;
-    private_entries(view, &mut |parent, name, mark| {
+    private_entries(view, &mut |above, name, mark| {
         if mark.number == number {
-            let mut path = parent.clone();
-            path.push(name.into());
-            found = Some(path);
+            found = Some(above.path_to(name));
         }
         found.is_none()
     })?;
@@ -65,29 +79,51 @@ pub fn path_of(view: &View, number: Number) -> Result<Option<PrivatePath>> {
 /// Those of reading the private layer.
 pub fn path_merging_with(view: &View, shared: Number) -> Result<Option<PrivatePath>> {
     let mut found = None;
-    private_directories(view, &mut |path, _, role| {
-        if role.shared() == Some(shared) {
-            found = Some(path.clone());
+    private_entries(view, &mut |above, name, mark| {
+        if merges_with(mark) == Some(shared) {
+            found = Some(above.path_to(name));
         }
         found.is_none()
     })?;
     Ok(found)
 }
 
-/// Hands every marked entry to `take`, as its directory's path and its name, until it answers
+/// The directory of the shared layer with which a private entry merges, if it does.
+pub fn merges_with(mark: &Mark) -> Option<Number> {
+    match mark.role {
+        Role::Directory(role) => role.shared(),
+        _ => None,
+    }
+}
+
+/// Hands every marked entry to `take`, as the directory that holds it and its name, until it answers
 /// `false`.
 ///
 /// # Errors
 /// Those of reading the private layer.
 pub fn private_entries(
     view: &View,
-    take: &mut dyn FnMut(&PrivatePath, &[u8], &Mark) -> bool,
+    take: &mut dyn FnMut(Above<'_>, &[u8], &Mark) -> bool,
 ) -> Result<()> {
+    walk(view, &mut Vec::new(), take)
+}
+
+/// [`private_entries`]; `steps` are all directories that it has come to, if it fails, too.
+pub(super) fn walk(
+    view: &View,
+    steps: &mut Vec<Step>,
+    take: &mut dyn FnMut(Above<'_>, &[u8], &Mark) -> bool,
+) -> Result<()> {
+    steps.push(Step {
+        above: 0,
+        name: Box::default(),
+    });
     let root = layer::open_directory(view.layer.private(), b".", OFlags::PATH);
-    let root = Arc::new(root.map_err(|error| damaged(view, b".", error))?);
+    let mut directory = Arc::new(root.map_err(|error| damaged(view, b".", error))?);
     let mut pending = Vec::new();
-    let mut next = Some((root, PrivatePath::new()));
-    while let Some((directory, path)) = next {
+    loop {
+        let at = steps.len() - 1;
+        let above = Above { steps, at };
         let names = layer::names_in(directory.as_fd());
         for name in names.map_err(|error| damaged(view, b".", error))? {
             let entry = layer::read_entry(directory.as_fd(), &name);
@@ -96,27 +132,24 @@ pub fn private_entries(
             else {
                 continue;
             };
-            if !take(&path, &name, &mark) {
+            if !take(above, &name, &mark) {
                 return Ok(());
             }
             if let Role::Directory(_) = mark.role {
-                let mut path = path.clone();
-                path.push(name.into());
                 pending.push(Pending {
                     parent: directory.clone(),
-                    path,
+                    step: Step {
+                        above: at,
+                        name: name.into(),
+                    },
                 });
             }
         }
-        next = match pending.pop() {
-            Some(Pending { parent, path }) => {
-                let name: &[u8] = path.last().map_or(b".", |name| name);
-                let opened = layer::open_directory(&*parent, name, OFlags::PATH);
-                let opened = opened.map_err(|error| damaged(view, name, error))?;
-                Some((Arc::new(opened), path))
-            }
-            None => None,
+        let Some(Pending { parent, step }) = pending.pop() else {
+            return Ok(());
         };
+        let opened = layer::open_directory(&*parent, &step.name, OFlags::PATH);
+        directory = Arc::new(opened.map_err(|error| damaged(view, &step.name, error))?);
+        steps.push(step);
     }
-    Ok(())
 }

@@ -33,6 +33,8 @@ pub struct Context {
     /// Threads that hash files; 0: one for each core.
     pub threads: usize,
     mounted: RwLock<Vec<(ImageId, PathBuf)>>,
+    /// How often each image was mounted.
+    mountings: RwLock<HashMap<ImageId, u64>>,
     alone: Mutex<()>,
     /// How many wait for `alone`.
     waiting: AtomicUsize,
@@ -58,6 +60,7 @@ impl Context {
             store,
             threads,
             mounted: RwLock::default(),
+            mountings: RwLock::default(),
             alone: Mutex::new(()),
             waiting: AtomicUsize::new(0),
         };
@@ -93,7 +96,17 @@ impl Context {
 
     /// What is mounted where, from now on.
     pub fn set_mounted(&self, mounted: Vec<(ImageId, PathBuf)>) {
-        *self.mounted.write() = mounted;
+        let mut before = self.mounted.write();
+        let mut mountings = self.mountings.write();
+        for it in mounted.iter().filter(|it| !before.contains(it)) {
+            *mountings.entry(it.0).or_default() += 1;
+        }
+        *before = mounted;
+    }
+
+    /// How often an image was mounted: who finds it unmounted knows by that whether it was mounted since.
+    pub fn mountings(&self, image: ImageId) -> u64 {
+        self.mountings.read().get(&image).copied().unwrap_or(0)
     }
 
     /// What is mounted.
@@ -107,5 +120,29 @@ impl Context {
         let mounted = self.mounted.read();
         let places = mounted.iter().filter(|(id, _)| *id == image);
         places.map(|(_, place)| place.clone().into()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_was_mounted_in_between_is_told_from_one_that_was_not() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::init(&place.path().join("store")).unwrap();
+        let context = Context::new(Arc::new(store), 1);
+        let image = ImageId(7);
+        let on = |places: &[&str]| {
+            let mounted = places.iter().map(|place| (image, PathBuf::from(place)));
+            context.set_mounted(mounted.collect());
+            context.mountings(image)
+        };
+        assert_eq!(on(&[]), 0);
+        assert_eq!(on(&["/a"]), 1);
+        // Published again, it is the same mount.
+        assert_eq!(on(&["/a"]), 1);
+        assert_eq!(on(&[]), 1);
+        assert_eq!(on(&["/a"]), 2);
     }
 }

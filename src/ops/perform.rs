@@ -239,10 +239,11 @@ fn apply(
         why: why.clone(),
     };
     // Whoever works in it now may do so until it is unmounted, after what is committed was looked at.
-    let ended = match source {
-        Source::Working { family, .. } => super::working::is_unmounted(context, family),
-        _ => false,
+    let unmounted = || match source {
+        Source::Working { family, .. } => super::working::unmounted(context, family),
+        _ => None,
     };
+    let before = unmounted();
     if !dry_run {
         super::patch::make_objects(context, source, progress)?;
     }
@@ -256,6 +257,7 @@ fn apply(
         .images
         .first()
         .is_some_and(|base| base.conflicts.is_empty());
+    let ended = before.is_some() && unmounted() == before;
     let is_over = report.applied && !dry_run && reaches_base && ended;
     if let (Source::Working { family, .. }, true) = (source, is_over)
         && let Err(error) = super::working::end(context, family, progress)

@@ -7,6 +7,7 @@ use super::{clone, remove};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::store::catalog::{Family, Image, ImageRole, Reads, check_name};
+use crate::store::number::ImageId;
 
 /// What making one will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,14 +116,14 @@ pub fn plan_discard(context: &Context, family: &str) -> Result<remove::Plan> {
     remove::plan(context, &tree_of(context, &plan.family)?.name)
 }
 
-/// Whether nobody works in the working tree of a family.
-pub fn is_unmounted(context: &Context, family: &str) -> bool {
-    let family = context.store.catalog().family_by_name(family);
-    let tree = family.and_then(|family| match family {
-        Some(family) => tree_of(context, &family).map(Some),
-        None => Ok(None),
-    });
-    matches!(tree, Ok(Some(tree)) if context.mounted_on(tree.id).is_empty())
+/// If nobody works in the working tree of a family: the tree, and how often it was mounted so far. Another answer later
+/// tells that somebody has worked in it since.
+pub fn unmounted(context: &Context, family: &str) -> Option<(ImageId, u64)> {
+    let family = context.store.catalog().family_by_name(family).ok()??;
+    let tree = tree_of(context, &family).ok()?;
+    let mountings = context.mountings(tree.id);
+    let is_unmounted = context.mounted_on(tree.id).is_empty();
+    is_unmounted.then_some((tree.id, mountings))
 }
 
 /// Removes the working tree of a family after its commit, unless it is mounted: who works in it goes on.

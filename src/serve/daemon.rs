@@ -40,6 +40,7 @@ use crate::store::catalog::{Image, ImageRole, Reads};
 use crate::store::metadata::Time;
 use crate::store::number::ImageId;
 use crate::store::open::Access;
+use takeover::Waiting;
 
 /// How long a daemon that ends with its last mount waits until it is asked for the first.
 const FIRST_MOUNT: Duration = Duration::from_secs(30);
@@ -90,6 +91,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// With which files of the host are passed through to the kernel, if any are.
     pub passthrough: Option<Arc<Passthrough>>,
+    /// The file that all this is from, absolute, if somebody named one.
+    pub configuration: Option<PathBuf>,
 }
 
 /// A running daemon.
@@ -99,6 +102,8 @@ pub struct Daemon {
     /// Seconds since 1970.
     started: i64,
     mounts: Mutex<Vec<Serving>>,
+    /// Locked after `mounts`.
+    waiting: Mutex<Vec<Waiting>>,
     work: Work,
     /// An eventfd: readable once no more calls are taken.
     end: OwnedFd,
@@ -117,6 +122,7 @@ impl Daemon {
             options,
             started: Time::now().seconds,
             mounts: Mutex::default(),
+            waiting: Mutex::default(),
             work: Work::default(),
             end: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).about("an eventfd")?,
             was_asked: AtomicBool::new(false),
@@ -135,6 +141,7 @@ impl Daemon {
         let server = ControlServer::bind(&self.options.socket)?;
         self.end_on_signal()?;
         self.watch_mounts(lifetime)?;
+        self.retry()?;
         loop {
             self.serve(&server)?;
             let Some(successor) = self.work.successor() else {
@@ -254,7 +261,7 @@ impl Daemon {
         let mut mounts = self.mounts.try_lock()?;
         mounts.retain(Serving::is_there);
         self.publish(&mounts);
-        Some(mounts.is_empty())
+        Some(mounts.is_empty() && self.waiting.lock().is_empty())
     }
 
     fn end(&self) {
@@ -276,7 +283,7 @@ impl Daemon {
 
     /// Has a program take this one's place, as soon as who asks for it has the answer.
     fn replace(&self, program: &Path, dry_run: bool) -> Result<Report> {
-        let successor = Program::at(program)?;
+        let successor = Program::at(program, self.options.configuration.as_deref())?;
         let pid = std::process::id();
         let report = ReplaceReport {
             program: program.into(),
@@ -300,15 +307,18 @@ impl Daemon {
 
     /// Tells the operations what is mounted where.
     fn publish(&self, mounts: &[Serving]) {
-        let mounted = mounts
+        let served = mounts
             .iter()
-            .map(|serving| (serving.image, serving.mounted.directory().to_owned()))
-            .collect();
-        self.context.set_mounted(mounted);
+            .map(|serving| (serving.image, serving.mounted.directory().to_owned()));
+        let waiting = self.waiting.lock();
+        let waits = waiting.iter();
+        let waits = waits.map(|waits| (waits.image(), waits.directory().to_owned()));
+        self.context.set_mounted(served.chain(waits).collect());
     }
 
     fn unmount_all(&self) {
         let mut mounts = self.mounts.lock();
+        self.give_up_waiting(|_| true, false);
         for serving in mounts.iter_mut() {
             if let Err(error) = serving.mounted.unmount() {
                 log::warn!(image = serving.name.as_str(), error:% = error; "it is taken away while it is in use");
@@ -375,6 +385,11 @@ impl Daemon {
                 let cause = format!("it is mounted on {place} already");
                 return Err(Error::busy(format!("image {:?}", image.name), cause)
                     .remedy("use it there, or unmount it first"));
+            }
+            if self.waiting.lock().iter().any(|it| it.image() == image.id) {
+                let cause = "its mount cannot be taken over from the last daemon yet";
+                return Err(Error::busy(format!("image {:?}", image.name), cause)
+                    .remedy("try again in a minute (the daemon's log says why), or unmount it"));
             }
             if self.context.store.access() == Access::Read && !options.read_only {
                 let cause = "its store is on a file system that is mounted read-only";
@@ -461,17 +476,16 @@ impl Daemon {
     /// Unmounts the image on `directory`, or all on directories directly below it.
     fn unmount(&self, directory: &Path, dry_run: bool) -> Result<Report> {
         let mut mounts = self.mounts.lock();
-        let exact = mounts
-            .iter()
-            .any(|serving| serving.mounted.directory() == directory);
-        let meant = |serving: &Serving| {
-            let place = serving.mounted.directory();
-            if exact {
-                place == directory
-            } else {
-                place.parent() == Some(directory)
-            }
+        let served = mounts.iter().map(|serving| serving.mounted.directory());
+        let is_it = |place: &Path| place == directory;
+        let waits = self.waiting.lock().iter().any(|it| is_it(it.directory()));
+        let exact = waits || { served }.any(is_it);
+        let is_meant = |place: &Path| match exact {
+            true => is_it(place),
+            false => place.parent() == Some(directory),
         };
+        let meant = |serving: &Serving| is_meant(serving.mounted.directory());
+        let waits = self.give_up_waiting(is_meant, dry_run);
         let report: Vec<_> = mounts
             .iter()
             .filter(|serving| meant(serving))
@@ -479,6 +493,7 @@ impl Daemon {
                 image: serving.name.clone(),
                 directory: PathBytes::from(serving.mounted.directory().to_owned()),
             })
+            .chain(waits)
             .collect();
         if report.is_empty() {
             let cause = "no image of this store is mounted there";

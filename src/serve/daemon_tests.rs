@@ -20,6 +20,7 @@ fn a_look_at_mounts_does_not_wait_while_images_are_mounted() {
         },
         metrics: None,
         passthrough: None,
+        configuration: None,
     };
     let daemon = Daemon::new(Context::new(Arc::new(store), 0), options).unwrap();
     assert_eq!(daemon.forget_gone(), Some(true));

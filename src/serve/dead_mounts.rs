@@ -1,11 +1,13 @@
 //! Mounts that a daemon left behind when it was killed: nobody answers for them, and only
 //! unmounting helps.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::mount::UnmountFlags;
 
+use super::fuse::left::Left;
 use super::mount_table::{self, FILE_SYSTEM_TYPE, Mount};
 use crate::error::{Context, Error, Result};
 use crate::ops::report::{MountReport, MountedImage, Report};
@@ -49,19 +51,49 @@ pub fn unmount(store: &Path, directory: &Path, dry_run: bool) -> Result<Report> 
     Ok(Report::Unmount(MountReport { mounts }))
 }
 
-/// Unmounts all that `store`'s last daemon left, wherever, but for what is `served`: for the next one, as it starts.
+/// Unmounts all that `store`'s last daemon left, wherever, but for what the next one takes over: as it starts.
 ///
 /// # Errors
 /// The kernel's.
-pub fn clear(store: &Path, served: impl Fn(&Mount) -> bool) -> Result<()> {
-    for (mount, image) in left_by(store, mount_table::mounts()?).into_iter().rev() {
-        if served(&mount) {
+pub fn clear(store: &Path, taken_over: &[Left]) -> Result<()> {
+    let dead = left_by(store, mount_table::mounts()?);
+    let devices: HashSet<Vec<u8>> = taken_over
+        .iter()
+        .flat_map(|left| devices_of(left, &dead))
+        .collect();
+    for (mount, image) in dead.into_iter().rev() {
+        if devices.contains(&mount.device) {
             continue;
         }
         let point = mount.point.display();
         log::warn!("{point}: unmounting {image}, whose daemon was killed");
         rustix::mount::unmount(&mount.point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .about(point)?;
+    }
+    Ok(())
+}
+
+/// The devices that may be a mount's that is taken over. Somebody may have bound a part of it elsewhere, and have
+/// unmounted the whole: then all that show its image are spared.
+fn devices_of(left: &Left, mounts: &[(Mount, String)]) -> Vec<Vec<u8>> {
+    let of_image = mounts.iter().map(|(mount, _)| mount);
+    let of_image = of_image.filter(|mount| mount.source == left.source());
+    match of_image.clone().rfind(|it| it.point == left.directory()) {
+        Some(mount) => vec![mount.device.clone()],
+        None => of_image.map(|mount| mount.device.clone()).collect(),
+    }
+}
+
+/// Unmounts what nobody will serve any more, if it is still where it was mounted and nothing else lies on it.
+///
+/// # Errors
+/// The kernel's.
+pub fn unmount_left(left: &Left) -> Result<()> {
+    let mounts = mount_table::mounts()?;
+    let top = mounts.iter().rfind(|it| it.point == left.directory());
+    if left.is_there() && top.is_some_and(|it| it.source == left.source()) {
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        rustix::mount::unmount(left.directory(), flags).about(left.directory().display())?;
     }
     Ok(())
 }
@@ -88,6 +120,7 @@ mod tests {
     fn only_views_of_this_store() {
         let mount = |file_system: &str, source: &str| Mount {
             point: "/mnt".into(),
+            device: b"0:40".to_vec(),
             file_system: file_system.into(),
             source: source.into(),
             options: Default::default(),

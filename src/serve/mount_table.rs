@@ -14,6 +14,8 @@ pub const FILE_SYSTEM_TYPE: &str = "fuse.foldfs";
 pub struct Mount {
     /// Where it is.
     pub point: PathBuf,
+    /// The file system's device, as `major:minor`: a bind mount has the same.
+    pub device: Vec<u8>,
     /// Its file system's type.
     pub file_system: Vec<u8>,
     /// What it says it shows: `STORE#IMAGE` for a view.
@@ -57,12 +59,14 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let point = fields.nth(4)?;
+    let device = fields.nth(2)?;
+    let point = fields.nth(1)?;
     let own = fields.next()?.to_vec();
     // Any number of optional fields, then "-".
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     Some(Mount {
         point: OsString::from_vec(unescape(point)).into(),
+        device: device.to_vec(),
         file_system: unescape(rest.next()?),
         source: unescape(rest.next()?),
         options: [own, rest.next().unwrap_or_default().to_vec()],

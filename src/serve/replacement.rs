@@ -85,11 +85,11 @@ pub struct Program {
 }
 
 impl Program {
-    /// Has it say what it can.
+    /// Has it say what it can, with the configuration that it is to have.
     ///
     /// # Errors
-    /// It is no program, no foldfs, or one that cannot take over what this one has.
-    pub fn at(path: &Path) -> Result<Self> {
+    /// It is no program, no foldfs, or one that cannot take over what this one has, or cannot read the configuration.
+    pub fn at(path: &Path, configuration: Option<&Path>) -> Result<Self> {
         let refused = |cause: String| {
             Error::failed(path.display(), cause)
                 .remedy("nothing has changed: the daemon goes on as it is")
@@ -104,7 +104,8 @@ impl Program {
             let cause = "it lies on a FUSE file system, which may be one that this daemon serves";
             return Err(refused(String::from(cause)));
         }
-        let answer = ask(&file).map_err(|error| refused(format!("it does not run: {error}")))?;
+        let answer = ask(&file, configuration)
+            .map_err(|error| refused(format!("it does not run: {error}")))?;
         let abilities: Abilities = serde_json::from_slice(&answer).map_err(|_| {
             let cause = "it does not say that it is a foldfs that can take over mounts";
             refused(String::from(cause))
@@ -160,10 +161,13 @@ impl Program {
 }
 
 /// What a program prints that is asked for its abilities.
-fn ask(program: &OwnedFd) -> std::io::Result<Vec<u8>> {
+fn ask(program: &OwnedFd, configuration: Option<&Path>) -> std::io::Result<Vec<u8>> {
     let path = process::descriptor_path(program.as_fd());
     let mut command = Command::new(std::ffi::OsStr::from_bytes(&path));
     command.arg0("foldfs").args(["daemon", OPTION]);
+    if let Some(file) = configuration {
+        command.arg("--config").arg(file);
+    }
     // It is not the daemon yet.
     for name in ["NOTIFY_SOCKET", handing::VARIABLE] {
         command.env_remove(name);
@@ -171,17 +175,27 @@ fn ask(program: &OwnedFd) -> std::io::Result<Vec<u8>> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let status = wait(&mut child)?;
     if !status.success() {
-        return Err(std::io::Error::other(status.to_string()));
+        let said = read(child.stderr.take())?;
+        let said = String::from_utf8_lossy(&said);
+        let said = said.lines().last().unwrap_or_default();
+        let cause = format!("{status}: {said}");
+        return Err(std::io::Error::other(
+            cause.trim_end_matches(": ").to_owned(),
+        ));
     }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(LONGEST).read_to_end(&mut answer)?;
+    read(child.stdout.take())
+}
+
+fn read(pipe: Option<impl Read>) -> std::io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(LONGEST).read_to_end(&mut said)?;
     }
-    Ok(answer)
+    Ok(said)
 }
 
 fn wait(child: &mut Child) -> std::io::Result<ExitStatus> {
@@ -210,7 +224,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("program");
         let refused = |cause: &str| {
-            let said = Program::at(&path).unwrap_err().to_string();
+            let said = Program::at(&path, None).unwrap_err().to_string();
             assert!(
                 said.contains(cause) && said.contains("goes on as it is"),
                 "{said}"

@@ -129,8 +129,9 @@ impl StoreLock {
 
     fn sign(&self) -> rustix::io::Result<()> {
         let pid = format!("{}\n", std::process::id());
-        fs::ftruncate(&self.file, 0)?;
-        copy::write_all_at(&self.file, pid.as_bytes(), 0)
+        // In this order: what is there already needs no room on a full disk.
+        copy::write_all_at(&self.file, pid.as_bytes(), 0)?;
+        fs::ftruncate(&self.file, pid.len() as u64)
     }
 }
 

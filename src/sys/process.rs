@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 /// The path through which the kernel reaches an open descriptor, O_PATH ones included (proc(5)).
 pub fn descriptor_path(file: BorrowedFd<'_>) -> Vec<u8> {
@@ -58,6 +59,51 @@ pub fn close_descriptors_on_exec() -> std::io::Result<()> {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Whether a process has been killed, and cannot end before a FUSE file system answers: all that is left of it are
+/// threads in which the kernel waits for a lock that another's request holds, to do what they had written to /dev/fuse.
+/// None of them does anything any more (proc_pid_stat(5), proc_pid_syscall(5)).
+pub fn waits_for_fuse_only(process: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
+        return false;
+    };
+    let mut waits = false;
+    for thread in threads {
+        match thread.map(|thread| left_of(&thread.path())) {
+            Ok(Some(true)) => waits = true,
+            Ok(Some(false)) => {}
+            Ok(None) | Err(_) => return false,
+        }
+    }
+    waits
+}
+
+/// Whether a thread of a killed process, as a directory of /proc, waits for FUSE; `Some(false)`: it has ended. `None`: it
+/// does something else, or nobody has killed it.
+fn left_of(thread: &Path) -> Option<bool> {
+    let text = |name: &str| std::fs::read_to_string(thread.join(name)).ok();
+    let stat = text("stat")?;
+    // A command's name may have any characters.
+    let (_, stat) = stat.rsplit_once(") ")?;
+    match stat.as_bytes().first()? {
+        b'Z' | b'X' => return Some(false),
+        b'D' => {}
+        _ => return None,
+    }
+    let status = text("status")?;
+    let mut pending = status.lines().filter_map(|it| it.strip_prefix("SigPnd:"));
+    let pending = u64::from_str_radix(pending.next()?.trim(), 16).ok()?;
+    if pending & 1 << (libc::SIGKILL - 1) == 0 {
+        return None;
+    }
+    let call = text("syscall")?;
+    let mut call = call.split_whitespace();
+    let number: libc::c_long = call.next()?.parse().ok()?;
+    let descriptor = i32::from_str_radix(call.next()?.strip_prefix("0x")?, 16).ok()?;
+    let file = std::fs::read_link(thread.join(format!("fd/{descriptor}"))).ok()?;
+    let writes = number == libc::SYS_write || number == libc::SYS_writev;
+    (writes && file == Path::new("/dev/fuse")).then_some(true)
 }
 
 /// Becomes another program (fexecve(3)). Returns only if that fails, and then all is as it was: other threads go on,

@@ -93,12 +93,12 @@ impl Killer<'_> {
         self.killed.load(Ordering::SeqCst)
     }
 
-    /// The daemon, which may have begun just now.
+    /// The daemon, which may have begun just now. One that was killed before it may not have ended yet.
     fn daemon(&self) -> Option<i32> {
         let children = format!("/proc/{0}/task/{0}/children", self.keeper);
         let children = fs::read_to_string(children).unwrap_or_default();
-        let mut children = children.split_whitespace();
-        children.next().map(|pid| pid.parse().unwrap())
+        let last = children.split_whitespace().next_back();
+        last.map(|pid| pid.parse().unwrap())
     }
 
     /// Waits for a daemon that is not this one.

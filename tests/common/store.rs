@@ -312,7 +312,13 @@ impl TestStore {
         if !more.contains(&OsStr::new("--config")) && configuration.exists() {
             arguments.extend([OsStr::new("--config"), configuration.as_os_str()]);
         }
-        self.ok(&arguments);
+        let mut ran = self.run(&arguments);
+        if ran.code != 0 {
+            // The daemon's log goes with the test's directory.
+            let log = fs::read_to_string(self.path.join("run/daemon.log"));
+            ran.stderr += &format!("the daemon's log: {log:?}\n");
+        }
+        ran.exits(0);
         assert!(is_mounted(&path), "{} is no mount", path.display());
         Mounted {
             path,

@@ -177,9 +177,9 @@ impl Sweep {
             // A part of them in each run, that the whole test suite may end in time; another one each
             // time. Xfs takes longest.
             let (turns, must_be_usual) = match mode {
-                Mode::Fails | Mode::FailsOtherwise | Mode::Lost(_, Loss::Killed) => (5, false),
-                Mode::Lost(Kind::Ext4, _) => (4, true),
-                Mode::Lost(_, _) => (6, true),
+                Mode::Fails | Mode::FailsOtherwise | Mode::Lost(_, Loss::Killed) => (8, false),
+                Mode::Lost(Kind::Ext4, _) => (7, true),
+                Mode::Lost(_, _) => (10, true),
             };
             for (number, scenario) in known.iter().enumerate() {
                 let is_turn = (number as u64 + seed).is_multiple_of(turns);

@@ -84,12 +84,20 @@ fn passes_tell_of_a_damaged_object_and_do_not_try_it_again_and_again() {
     let mounted = store.mount_configured("first", &config);
     let folding = || store.ok(&["status", "--json"]).json()["folding"].clone();
     let begun = Instant::now();
-    while folding()["passes_with_nothing_new"].as_u64() < Some(2) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", folding());
+    // Of the passes that had something to do the last is told: another one may follow that finds no damage.
+    let mut last = serde_json::Value::Null;
+    loop {
+        let now = folding();
+        if now["last"]["damaged_files"] == 2 {
+            last = now["last"].clone();
+        }
+        if now["passes_with_nothing_new"].as_u64() >= Some(2) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{now}");
         std::thread::sleep(Duration::from_millis(20));
     }
     let status = store.ok(&["status", "--json"]).json();
-    let last = &status["folding"]["last"];
     assert_eq!(last["damaged_files"], 2, "{status}");
     assert_eq!(status["folding"]["folded_files"], 2, "{status}");
     let said = last["left_out"].to_string();

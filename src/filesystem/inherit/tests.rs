@@ -69,6 +69,13 @@ fn serve(image: &TestImage, ledger: &Arc<Ledger>) -> Option<()> {
 /// This process is killed, and another one takes the image over.
 fn killed(image: &mut TestImage, ledger: &Arc<Ledger>, kernel: &Arc<Kernel>) -> Arc<Ledger> {
     ledger.leave();
+    let next = taken_over(image, ledger, kernel);
+    serve(image, &next).unwrap();
+    next
+}
+
+/// It does, but does not serve it yet.
+fn taken_over(image: &mut TestImage, ledger: &Arc<Ledger>, kernel: &Arc<Kernel>) -> Arc<Ledger> {
     let next = Ledger::open(ledger.as_fd().try_clone_to_owned().unwrap()).unwrap();
     *kernel.closed.lock() = Arc::default();
     let of = kernel.clone();
@@ -76,8 +83,15 @@ fn killed(image: &mut TestImage, ledger: &Arc<Ledger>, kernel: &Arc<Kernel>) -> 
         ledger: next.clone(),
         adopt: Box::new(move |id| of.registered(id)),
     });
-    serve(image, &next).unwrap();
     next
+}
+
+/// An image that is served, and what it is served by; `None` without root.
+fn served() -> Option<(TestImage, Arc<Kernel>, Arc<Ledger>)> {
+    let image = TestImage::new();
+    let ledger = Ledger::new().unwrap();
+    serve(&image, &ledger)?;
+    Some((image, Arc::default(), ledger))
 }
 
 const PERMISSIONS: Permissions = Permissions {
@@ -111,12 +125,9 @@ fn orphans(image: &TestImage) -> usize {
 
 #[test]
 fn nodes_and_handles_are_what_they_were() {
-    let mut image = TestImage::new();
-    let kernel = Arc::new(Kernel::default());
-    let ledger = Ledger::new().unwrap();
-    if serve(&image, &ledger).is_none() {
+    let Some((mut image, kernel, ledger)) = served() else {
         return;
-    }
+    };
     let root = image.fs.root().clone();
     image.make(&root, "own", b"mine");
     image.make(&root, "gone", b"unlinked");
@@ -192,12 +203,9 @@ fn nodes_and_handles_are_what_they_were() {
 
 #[test]
 fn readers_of_an_object_keep_it_and_its_registration() {
-    let mut image = TestImage::new();
-    let kernel = Arc::new(Kernel::default());
-    let ledger = Ledger::new().unwrap();
-    if serve(&image, &ledger).is_none() {
+    let Some((mut image, kernel, ledger)) = served() else {
         return;
-    }
+    };
     // It stays registered, but nobody has it open.
     let idle = open(&image, &kernel, "big", false).unwrap();
     image.fs.release(idle.0);
@@ -239,12 +247,9 @@ fn readers_of_an_object_keep_it_and_its_registration() {
 
 #[test]
 fn a_handle_that_the_kernel_has_not_heard_of_is_closed_when_the_request_comes_again() {
-    let mut image = TestImage::new();
-    let kernel = Arc::new(Kernel::default());
-    let ledger = Ledger::new().unwrap();
-    if serve(&image, &ledger).is_none() {
+    let Some((mut image, kernel, ledger)) = served() else {
         return;
-    }
+    };
     let node = image.node("dir/file");
     let register = |file: BorrowedFd<'_>| kernel.register(file);
     let asked = |request| OpenFlags {
@@ -265,12 +270,9 @@ fn a_handle_that_the_kernel_has_not_heard_of_is_closed_when_the_request_comes_ag
 
 #[test]
 fn what_a_change_had_put_aside_is_removed_if_its_name_is_still_there() {
-    let mut image = TestImage::new();
-    let kernel = Arc::new(Kernel::default());
-    let ledger = Ledger::new().unwrap();
-    if serve(&image, &ledger).is_none() {
+    let Some((mut image, kernel, ledger)) = served() else {
         return;
-    }
+    };
     let root = image.fs.root().clone();
     image.make(&root, "own", b"mine");
     let own = image.node("own").number;
@@ -286,12 +288,9 @@ fn what_a_change_had_put_aside_is_removed_if_its_name_is_still_there() {
 
 #[test]
 fn moved_and_linked_files_are_found_wherever_they_are() {
-    let mut image = TestImage::new();
-    let kernel = Arc::new(Kernel::default());
-    let ledger = Ledger::new().unwrap();
-    if serve(&image, &ledger).is_none() {
+    let Some((mut image, kernel, ledger)) = served() else {
         return;
-    }
+    };
     let root = image.fs.root().clone();
     let (file, twin) = (image.node("dir/file").number, image.node("twin").number);
     let rename = |from: &str, to: &str| {
@@ -318,4 +317,205 @@ fn moved_and_linked_files_are_found_wherever_they_are() {
         assert!(Arc::ptr_eq(&node, &image.node(path)), "{path}");
     }
     assert_eq!(image.content(&image.fs.node(twin).unwrap()), b"twin");
+}
+
+#[test]
+fn who_fails_before_it_serves_leaves_all_to_the_next_one() {
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let root = image.fs.root().clone();
+    image.make(&root, "gone", b"unlinked");
+    let handles = ["gone", "big"].map(|path| open(&image, &kernel, path, false).unwrap().0);
+    let idle = open(&image, &kernel, "dir/file", false).unwrap();
+    image.fs.release(idle.0);
+    image.fs.unlink(&root, b"gone").unwrap();
+    let numbers = ledger.numbers().count();
+    drop((root, idle));
+
+    ledger.leave();
+    for _ in 0..2 {
+        let failed = taken_over(&mut image, &ledger, &kernel);
+        assert_eq!(failed.numbers().count(), numbers);
+    }
+    let next = taken_over(&mut image, &ledger, &kernel);
+    assert!(kernel.closed().is_empty());
+    serve(&image, &next).unwrap();
+    assert_eq!(kernel.closed().len(), 1, "what was idle");
+    assert_eq!(read(&image, handles[0]), b"unlinked");
+    assert_eq!(next.numbers().count(), numbers);
+}
+
+#[test]
+fn no_handle_gets_the_id_of_one_that_was_closed() {
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let handles = [(); 3].map(|()| open(&image, &kernel, "big", false).unwrap().0);
+    image.fs.release(handles[2]);
+    killed(&mut image, &ledger, &kernel);
+    let next = open(&image, &kernel, "big", false).unwrap().0;
+    assert!(!handles.contains(&next), "{next} of {handles:?}");
+}
+
+#[test]
+fn a_deep_tree_is_found_from_the_root_once() {
+    const DEPTH: usize = 2000;
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let mut numbers = Vec::new();
+    let mut directory = image.fs.root().clone();
+    for _ in 0..DEPTH {
+        // Each level has two, so that the walk comes back.
+        for name in ["a", "b"] {
+            let made = image
+                .fs
+                .make_directory(&directory, name.as_bytes(), &PERMISSIONS)
+                .unwrap();
+            numbers.push(made.number);
+        }
+        directory = image.fs.node(numbers[numbers.len() - 1]).unwrap();
+    }
+    let last = directory.number;
+    drop(directory);
+    killed(&mut image, &ledger, &kernel);
+    for number in numbers {
+        let mut node = image.fs.node(number).unwrap();
+        if number == last {
+            let mut depth = 0;
+            while let Place::Entry { parent, .. } = node.place() {
+                node = parent;
+                depth += 1;
+            }
+            assert_eq!(depth, DEPTH);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_found_in_a_damaged_layer_is_not_what_the_shared_one_has() {
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let file = image.node("dir/file");
+    image.fs.open(&file, OpenFlags::default()).unwrap();
+    let writer = open(&image, &kernel, "dir/file", true);
+    let writer = writer.or_else(|_| open(&image, &kernel, "dir/file", true));
+    let writer = writer.unwrap().0;
+    image.fs.write(writer, 0, b"S", SetId::Keep).unwrap();
+    image.fs.release(writer);
+    let number = file.number;
+    drop(file);
+    // Its name is where nobody can read it.
+    let root = image.fs.root().clone();
+    image
+        .fs
+        .make_directory(&root, b"inner", &PERMISSIONS)
+        .unwrap();
+    let (dir, inner) = (image.node("dir"), image.node("inner"));
+    let old = Name {
+        parent: &dir,
+        name: b"file",
+    };
+    let new = Name {
+        parent: &inner,
+        name: b"file",
+    };
+    let flags = RenameFlags::empty();
+    image.fs.rename(old, new, flags, ROOT).unwrap();
+    drop((root, dir, inner));
+    let private = image.fs.view.layer.private();
+    let flags = rustix::fs::XattrFlags::empty();
+    let inner = rustix::fs::openat(
+        private,
+        "inner",
+        rustix::fs::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
+    rustix::fs::fsetxattr(&inner, crate::store::mark::NAME, b"damaged", flags).unwrap();
+    killed(&mut image, &ledger, &kernel);
+    let error = image.fs.node(number).map(drop).unwrap_err();
+    assert_eq!(error.errno(), Errno::STALE);
+}
+
+#[test]
+fn a_file_is_open_as_it_was_however_often_it_is_taken_over() {
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let root = image.fs.root().clone();
+    image.make(&root, "own", b"mine");
+    drop(root);
+    let (writer, way) = open(&image, &kernel, "own", true).unwrap();
+    let Way::Direct(registered) = way else {
+        panic!("{way:?}");
+    };
+    let id = registered.id();
+    drop(registered);
+    let mut ledger = ledger;
+    for _ in 0..3 {
+        let known = ledger.known_nodes();
+        let words: Vec<_> = known.iter().map(|(node, _)| *node).collect();
+        ledger.leave();
+        drop(known);
+        // One that is killed before it serves takes over from the first, too.
+        taken_over(&mut image, &ledger, &kernel);
+        ledger = killed(&mut image, &ledger, &kernel);
+        let now = ledger.known_nodes();
+        assert_eq!(now.iter().map(|(node, _)| *node).collect::<Vec<_>>(), words);
+        now.into_iter().for_each(std::mem::forget);
+    }
+    let (second, way) = open(&image, &kernel, "own", true).unwrap();
+    assert!(matches!(way, Way::Direct(registered) if registered.id() == id));
+    assert_eq!(image.node("own").state.lock().identity().flip, 0);
+    image.fs.release(writer);
+    image.fs.release(second);
+}
+
+#[test]
+fn what_happens_before_it_is_served_is_known_to_the_one_after() {
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let root = image.fs.root().clone();
+    image.make(&root, "own", b"mine");
+    let handle = open(&image, &kernel, "own", false).unwrap().0;
+    let own = image.node("own").number;
+    drop(root);
+    ledger.leave();
+    let next = taken_over(&mut image, &ledger, &kernel);
+    let root = image.fs.root().clone();
+    image.fs.unlink(&root, b"own").unwrap();
+    drop(root);
+    serve(&image, &next).unwrap();
+    let gone = image.fs.attributes(&image.fs.node(own).unwrap()).unwrap();
+    killed(&mut image, &next, &kernel);
+    let node = image.fs.node(own).unwrap();
+    let found = image.fs.attributes(&node).unwrap();
+    assert_eq!((found.links, found.ctime), (0, gone.ctime));
+    assert_eq!(read(&image, handle), b"mine");
+}
+
+#[test]
+fn who_tries_again_has_what_the_first_try_had() {
+    let Some((mut image, kernel, ledger)) = served() else {
+        return;
+    };
+    let handle = open(&image, &kernel, "big", false).unwrap().0;
+    let numbers = ledger.numbers().count();
+    ledger.leave();
+    let next = taken_over(&mut image, &ledger, &kernel);
+    // In the same process, with the same ledger.
+    let of = kernel.clone();
+    image.inherit(Inheritance {
+        ledger: next.clone(),
+        adopt: Box::new(move |id| of.registered(id)),
+    });
+    // The first try goes only now.
+    serve(&image, &next).unwrap();
+    assert_eq!(next.numbers().count(), numbers);
+    assert_eq!(next.open_handles().len(), 1);
+    assert_eq!(read(&image, handle).len(), 100);
 }

@@ -55,12 +55,23 @@ fn what_is_noted_is_read_by_the_next_one_and_what_is_dropped_is_not() {
             expected(number(Number::END - 1), 0, 0, None)
         ]
     );
-    // Reading them took them over, and dropping that gave their places back.
-    assert_eq!(next.numbers().count(), 0);
     let handles: Vec<_> = next.open_handles().iter().map(|(it, _)| *it).collect();
     assert_eq!(handles, [handle(9)]);
     let files: Vec<_> = next.registered().iter().map(|(id, _)| *id).collect();
     assert_eq!(files, [5]);
+    // Reading them took them over; dropping that gives their places back, once they are this one's.
+    let counts = |ledger: &Ledger| {
+        let areas = [NODES, HANDLES, REGISTERED];
+        areas.map(|area| ledger.records(area).count())
+    };
+    assert_eq!(counts(&next), [2, 1, 1]);
+    assert_eq!(
+        counts(&again(&next)),
+        [2, 1, 1],
+        "for who comes after a failure"
+    );
+    next.go_on();
+    assert_eq!(counts(&next), [0, 0, 0]);
     drop((node, last, opened, registered));
 }
 
@@ -79,6 +90,7 @@ fn places_are_used_again_and_a_process_that_leaves_takes_nothing_out() {
     ledger.leave();
     drop(kept);
     let next = again(&ledger);
+    next.go_on();
     assert_eq!(next.numbers().collect::<Vec<_>>(), [number(40)]);
     // What is free there is free for it.
     let more: Vec<_> = (0..999)
@@ -86,6 +98,16 @@ fn places_are_used_again_and_a_process_that_leaves_takes_nothing_out() {
         .collect();
     assert_eq!(NODES.used(next.words()), 0..1000);
     drop(more);
+}
+
+#[test]
+fn the_last_handle_is_known_when_it_is_closed() {
+    let ledger = Ledger::new().unwrap();
+    assert_eq!(ledger.last_handle(), 0);
+    for id in [9, 7] {
+        drop(ledger.add_handle(&handle(id)).unwrap());
+    }
+    assert_eq!(again(&ledger).last_handle(), 9);
 }
 
 #[test]

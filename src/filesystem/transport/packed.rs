@@ -88,19 +88,19 @@ impl State {
         }));
     }
 
-    /// A handle that was opened before, at the nodeid with this top byte; `current` is how those are opened
-    /// that are open at the current one.
+    /// A handle that was opened before, at the nodeid with this top byte, and the file that it is registered with, of
+    /// the kind that it seems to be; `current` is how those are opened that are open at the current one.
     pub(in crate::filesystem) fn reopened(
         &mut self,
         flip: u8,
-        registered: Option<Registered>,
+        registered: Option<(Registered, Host)>,
         current: Known,
     ) {
         let transport = self.transport.get_or_insert_default();
         if flip != transport.flip {
             if let Some(old) = transport.old.iter_mut().find(|old| old.flip == flip) {
                 old.handles += 1;
-            } else if let Some(registered) = registered {
+            } else if let Some((registered, _)) = registered {
                 transport.old.push(super::Old {
                     flip,
                     handles: 1,
@@ -111,11 +111,11 @@ impl State {
         }
         match (&mut transport.current, registered, current) {
             (Some((_, handles)), ..) => *handles += 1,
-            (now, Some(registered), Known::Direct(_, host)) => {
+            (now, Some((registered, _)), Known::Direct(_, host)) => {
                 *now = Some((Mode::Direct(registered, host), 1));
             }
-            (now, Some(registered), _) => {
-                *now = Some((Mode::Direct(registered, Host::Object), 1));
+            (now, Some((registered, host)), _) => {
+                *now = Some((Mode::Direct(registered, host), 1));
             }
             (now, None, _) => *now = Some((Mode::Cached, 1)),
         }

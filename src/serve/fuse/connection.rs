@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use fuser::{Config, InitFlags, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
 use super::requests::Counted;
@@ -87,6 +89,19 @@ pub fn further(
     let session = Session::from_fd(adapter, its, SessionACL::All, config())?;
     fuse_device::put_in_place(device, session.as_fd())?;
     Ok(session)
+}
+
+/// Not to wait.
+pub const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Whether the kernel lets go of a connection in that time, which it does with the last mount of it.
+pub fn has_ended(device: BorrowedFd<'_>, patience: &Timespec) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(device, PollFlags::empty())];
+    let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(patience)));
+    ready.is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// FUSE_NOTIFY_RESEND.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::Protocol;
+use super::connection::{self, Protocol};
 use super::registration::{Connection, registered};
 use crate::filesystem::inherit::Inheritance;
 use crate::filesystem::ledger::Ledger;
@@ -39,38 +39,32 @@ impl MountRecord {
     }
 }
 
-/// Ledgers that are left as they are when this is dropped: before what was taken over is, which would take it out
-/// of them.
-#[derive(Debug)]
-pub struct Leave(Vec<Arc<Ledger>>);
-
-impl Leave {
-    /// The ledgers of these mounts.
-    pub fn of(left: &[Left]) -> Self {
-        Self(left.iter().map(|left| left.ledger.clone()).collect())
-    }
-}
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|ledger| ledger.leave());
-    }
-}
-
 /// A mount that nobody serves.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Left {
     pub(super) record: MountRecord,
     pub(super) ledger: Arc<Ledger>,
     pub(super) device: Arc<OwnedFd>,
     /// The other descriptors of the connection.
-    pub(super) devices: Vec<OwnedFd>,
+    pub(super) devices: Vec<Arc<OwnedFd>>,
 }
 
 impl Left {
     /// The image.
     pub fn image(&self) -> ImageId {
         self.record.image
+    }
+
+    /// What the mount says it shows.
+    pub fn source(&self) -> &[u8] {
+        self.record.source.as_bytes()
+    }
+
+    /// The image's name when it was mounted.
+    pub fn image_name(&self) -> String {
+        let source = String::from_utf8_lossy(self.record.source.as_bytes());
+        let name = source.rsplit_once('#').map(|(_, name)| name.to_owned());
+        name.unwrap_or_else(|| source.into_owned())
     }
 
     /// Under which its descriptors are kept.
@@ -81,6 +75,11 @@ impl Left {
     /// Where it is mounted.
     pub fn directory(&self) -> &Path {
         self.record.directory.as_path()
+    }
+
+    /// Whether the kernel has it still.
+    pub fn is_there(&self) -> bool {
+        !connection::has_ended(self.device.as_fd(), &connection::AT_ONCE)
     }
 
     /// Whether everything is committed at once in it.
@@ -126,7 +125,7 @@ impl Left {
         let mut devices = Vec::new();
         for descriptor in descriptors {
             match is_device(&descriptor) {
-                true => devices.push(descriptor),
+                true => devices.push(Arc::new(descriptor)),
                 false => ledger = Some(Ledger::open(descriptor).map_err(|it| it.to_string())?),
             }
         }
@@ -136,7 +135,7 @@ impl Left {
         Ok(Self {
             record,
             ledger,
-            device: Arc::new(device),
+            device,
             devices,
         })
     }

@@ -7,11 +7,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fuser::Session;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -35,11 +35,6 @@ use crate::sys::fuse_device;
 /// How long the kernel may need for the last uses of a mount that is unmounted.
 const LAST_USES: Timespec = Timespec {
     tv_sec: 5,
-    tv_nsec: 0,
-};
-
-const AT_ONCE: Timespec = Timespec {
-    tv_sec: 0,
     tv_nsec: 0,
 };
 
@@ -212,10 +207,13 @@ impl Mounted {
         connection::resend(mounted.device.as_fd());
         mounted.begin(&adapter, sessions)?;
         let filesystem = adapter.adapter.filesystem.clone();
-        std::thread::Builder::new()
+        let telling = std::thread::Builder::new()
             .name("taken over".into())
-            .spawn(move || filesystem.tell_inherited())
-            .about("a thread")?;
+            .spawn(move || filesystem.tell_inherited());
+        if let Err(error) = telling {
+            let directory = mounted.directory.display();
+            log::error!("{directory}: the kernel is not told what may have changed: {error}");
+        }
         Ok(mounted)
     }
 
@@ -249,13 +247,26 @@ impl Mounted {
             device: Arc::downgrade(&self.device),
             ledger: ledger.clone(),
         });
-        served.filesystem.serve(Arc::new(told), passthrough, ledger);
+        // All that can fail comes before: what is served once is not given to others to serve.
+        let (mut gates, mut serving) = (Vec::new(), Vec::new());
         for session in sessions {
+            let (gate, opens) = mpsc::channel();
+            let run = move || match opens.recv() {
+                Ok(()) => session.run(),
+                Err(mpsc::RecvError) => Ok(()),
+            };
             let thread = std::thread::Builder::new()
                 .name("session".into())
-                .spawn(move || session.run())
-                .about("a session thread")?;
-            self.serving.push(thread);
+                .spawn(run);
+            serving.push(thread.about("a session thread")?);
+            gates.push(gate);
+        }
+        self.serving = serving;
+        served.filesystem.serve(Arc::new(told), passthrough, ledger);
+        for gate in gates {
+            if gate.send(()).is_err() {
+                log::error!("{}: a session thread has ended", self.directory.display());
+            }
         }
         Ok(())
     }
@@ -268,9 +279,16 @@ impl Mounted {
     /// Whether the mount is gone: somebody unmounted it with umount(8). It is as soon as that command has ended: what
     /// serves it, and ends a moment later, is waited for.
     pub fn is_gone(&self) -> bool {
+        if self.serving.is_empty() {
+            // Nobody serves it yet, or any more: that it is to be gone is the kernel's to say.
+            return self.connection_ends(&connection::AT_ONCE);
+        }
         let is_finished = || self.serving.iter().all(JoinHandle::is_finished);
         let begun = Instant::now();
-        while !is_finished() && self.connection_ends(&AT_ONCE) && begun.elapsed() < LAST_REQUESTS {
+        while !is_finished()
+            && self.connection_ends(&connection::AT_ONCE)
+            && begun.elapsed() < LAST_REQUESTS
+        {
             std::thread::sleep(LOOK);
         }
         is_finished()
@@ -296,9 +314,7 @@ impl Mounted {
 
     /// Whether the kernel lets go of the connection in that time, which it does with the last mount of it.
     fn connection_ends(&self, patience: &Timespec) -> bool {
-        let mut fds = [PollFd::new(&self.device, PollFlags::empty())];
-        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(patience)));
-        ready.is_ok() && fds[0].revents().contains(PollFlags::ERR)
+        connection::has_ended(self.device.as_fd(), patience)
     }
 
     /// Unmounts; what was written is with the host's file system then.

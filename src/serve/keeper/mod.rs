@@ -25,12 +25,15 @@ use self::restart::{Next, Restarts};
 use self::signals::Signals;
 use super::service_manager::descriptors::LISTEN_VARIABLES;
 use super::service_manager::handing::{self, Handing};
-use super::service_manager::{STOPPING, program};
+use super::service_manager::{READY, STOPPING, program};
 use crate::error::{Context, Result};
 use crate::sys::process;
 
 /// Until something happens.
 const FOREVER: Duration = Duration::MAX;
+
+/// How often it looks whether a daemon that was killed cannot end.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The kernel ends others first when it has no memory left (proc_pid_oom_score_adj(5)).
 const OOM_SCORE: &str = "-900";
@@ -50,8 +53,12 @@ struct Keeper {
     restarts: Restarts,
     /// Somebody wants the daemon to end, or it ends by itself.
     ending: bool,
+    /// The last daemon was killed, and cannot end before the next one answers.
+    is_stuck: bool,
     /// The daemon's, as this process had it.
     oom_score: Option<String>,
+    /// Daemons that were killed, and end when the next one has answered for them.
+    ending_later: Vec<Child>,
 }
 
 /// Runs a daemon, this program with `arguments`, until it ends by itself or nothing waits for the next one; then its
@@ -70,7 +77,9 @@ pub fn run(directory: &Path, arguments: Vec<OsString>) -> Result<u8> {
         kept: Kept::default(),
         restarts: Restarts::default(),
         ending: false,
+        is_stuck: false,
         oom_score: std::fs::read_to_string("/proc/self/oom_score_adj").ok(),
+        ending_later: Vec::new(),
     };
     let daemon = keeper.start().about("the foldfs program")?;
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
@@ -107,32 +116,42 @@ impl Keeper {
                 daemon.id()
             );
             match self.start_after(delay) {
-                Some(next) => daemon = next,
+                Some(next) => self.ending_later.push(std::mem::replace(&mut daemon, next)),
                 None => return restart::exit_code(status),
             }
         }
     }
 
-    /// A daemon is of use.
+    /// A daemon is of use: if it is to end at once, too, where only an answer lets the one before it end.
     fn is_needed(&self) -> bool {
-        self.kept.has_mounts() && !self.ending
+        self.kept.has_mounts() && (!self.ending || self.is_stuck)
     }
 
-    /// Serves a daemon to its end.
+    /// Serves a daemon to its end. One that was killed while it told the kernel something may have to wait for the answer
+    /// to a request before it can end, which only the next one gives: it has ended for us.
     fn wait(&mut self, daemon: &mut Child) -> ExitStatus {
+        self.is_stuck = false;
         loop {
             match daemon.try_wait() {
                 Ok(Some(status)) => return status,
+                Ok(None) if process::waits_for_fuse_only(daemon.id()) => {
+                    self.is_stuck = true;
+                    log::warn!("process {} ends when the next daemon answers", daemon.id());
+                    return ExitStatus::from_raw(Signal::KILL.as_raw());
+                }
                 Ok(None) => {}
                 Err(error) => pause(&error),
             }
-            if let Some(signal) = self.look(FOREVER) {
+            // Those that have ended are waited for no longer.
+            self.ending_later
+                .retain_mut(|ended| matches!(ended.try_wait(), Ok(None)));
+            let patience = match self.kept.has_mounts() {
+                true => LOOK,
+                false => FOREVER,
+            };
+            if let Some(signal) = self.look(patience) {
                 self.ending = true;
-                if let Some(pid) = i32::try_from(daemon.id()).ok().and_then(Pid::from_raw)
-                    && let Err(error) = kill_process(pid, signal)
-                {
-                    log::error!("the daemon cannot be told to end: {error}");
-                }
+                tell(daemon.id(), signal);
             }
             self.hear(daemon.id());
         }
@@ -163,7 +182,12 @@ impl Keeper {
         loop {
             match self.listener.receive(daemon) {
                 Ok(Some(message)) => {
-                    self.ending |= message.text.lines().any(|line| line == STOPPING);
+                    let says = |what: &str| message.text.lines().any(|line| line == what);
+                    // It could not be told before: it listens to signals now.
+                    if self.ending && says(READY) {
+                        tell(daemon, Signal::TERM);
+                    }
+                    self.ending |= says(STOPPING);
                     self.kept.hear(message);
                 }
                 Ok(None) => return,
@@ -223,6 +247,15 @@ impl Keeper {
             log::info!("the daemon is as dear to the kernel as its keeper: {error}");
         }
         Ok(daemon)
+    }
+}
+
+/// Has a daemon end.
+fn tell(daemon: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(daemon).ok().and_then(Pid::from_raw)
+        && let Err(error) = kill_process(pid, signal)
+    {
+        log::error!("the daemon cannot be told to end: {error}");
     }
 }
 
