@@ -40,7 +40,7 @@ def boot(commands, image, root):
 
 def bench_boot(runs):
     say("booting Debian with systemd, until it has powered off")
-    ENVIRONMENT["PATH"] = f"{ROOT / 'target/tools/bin'}:{os.environ['PATH']}"
+    ENVIRONMENT["PATH"] = f"{ROOT / 'target/release'}:{ROOT / 'target/tools/bin'}:{os.environ['PATH']}"
     tree = fresh("guest")
     run("cp", "-a", TREES / "guest", tree)
     (tree / "etc/systemd/system/reached.service").write_text(UNIT)
@@ -48,13 +48,16 @@ def bench_boot(runs):
     with mounted(store, "-o", "suid,dev,allow_other") as (_, directory):
         image = directory / "image"
         commands = foldfs_json(store, "boot", "image", "--print", "--append", APPEND)["commands"]
-        run(*commands[0])
-        sides = {"foldfs": lambda: boot(commands[1:], image, image),
-                 "plain": lambda: boot(commands[1:], image, tree)}
+        # A directory, and the kernel in it; then virtiofsd and QEMU.
+        prepare, servers = commands[:-2], commands[-2:]
+        for command in prepare:
+            run(*command)
+        sides = {"foldfs": lambda: boot(servers, image, image),
+                 "plain": lambda: boot(servers, image, tree)}
         for side in sides.values():
             side()
         found = in_turns(runs, sides)
-        remove(Path(commands[0][-1]))
+        remove(Path(prepare[0][-1]))
     ratio = ratios(found, "foldfs", "plain", "time")
     times = f"{amount(column(found, 'foldfs', 'time'))} / {amount(column(found, 'plain', 'time'))}"
     report("time of a boot relative to a plain directory", f"{spread(ratio)}; {times}", "at most 1.1",
