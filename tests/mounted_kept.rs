@@ -12,6 +12,8 @@ mod common;
 mod keeper;
 #[path = "mounted_kept/manager.rs"]
 mod manager;
+#[path = "mounted_kept/namespace.rs"]
+mod namespace;
 #[path = "mounted_kept/replaced.rs"]
 mod replaced;
 #[path = "mounted_kept/waiting.rs"]

@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::serve::control_client::ControlClient;
 use crate::store::layout;
-use crate::sys::process;
+use crate::sys::{namespaces, process};
 
 /// How long a daemon may take from its start until it answers: it finishes what a crash left.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ pub fn connect_or_start(session: &Session) -> Result<ControlClient> {
 /// This process leads a process group, but no session.
 pub fn leave_session() -> Result<()> {
     // A daemon that replaces another one has left it.
-    if rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid()) {
+    if namespaces::leads_session() {
         return Ok(());
     }
     rustix::process::setsid().about("the daemon's session")?;

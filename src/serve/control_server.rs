@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket.
 
 use std::io::{BufReader, ErrorKind};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::ops::report::Report;
 use crate::ops::request::Call;
 use crate::progress::Progress;
+use crate::sys::namespaces;
 
 /// How long a command may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,11 +118,14 @@ impl Drop for ControlServer {
 /// The socket lies in a directory that only root may enter; a peer with another uid got the
 /// descriptor from somebody and has no business here.
 fn check_peer(stream: &UnixStream) -> Result<()> {
-    let peer = rustix::net::sockopt::socket_peercred(stream).about("control socket")?;
-    if peer.uid.is_root() {
+    let peer = namespaces::peer(stream.as_fd()).about("control socket")?;
+    if peer.user == 0 {
         return Ok(());
     }
-    let cause = format!("process {} of user {} may not use it", peer.pid, peer.uid);
+    let cause = format!(
+        "process {} of user {} may not use it",
+        peer.process, peer.user
+    );
     Err(Error::failed("control socket", cause).remedy("run foldfs as root"))
 }
 

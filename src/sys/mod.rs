@@ -9,6 +9,7 @@ pub mod handle;
 pub mod inherited;
 pub mod lease;
 pub mod memory;
+pub mod namespaces;
 pub mod priority;
 pub mod process;
 pub mod regular;
