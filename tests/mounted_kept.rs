@@ -10,6 +10,8 @@ mod common;
 
 #[path = "mounted_kept/keeper.rs"]
 mod keeper;
+#[path = "mounted_kept/kept_daemon.rs"]
+mod kept_daemon;
 #[path = "mounted_kept/manager.rs"]
 mod manager;
 #[path = "mounted_kept/namespace.rs"]

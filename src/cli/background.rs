@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::keeper::daemon_arguments;
 use super::session::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::serve::control_client::ControlClient;
@@ -98,13 +99,8 @@ fn start(session: &Session) -> Result<Child> {
     let program = std::env::current_exe().about("the foldfs program")?;
     let mut command = Command::new(&program);
     command.arg("keeper").arg(runtime).arg("--");
-    command.arg("daemon").arg("--until-unmounted");
-    command.arg("--store").arg(session.store());
-    if let Some(file) = &session.config_file {
-        command.arg("--config").arg(file);
-    }
-    let verbosity = session.verbose.max(1);
-    command.arg(format!("-{}", "v".repeat(verbosity.into())));
+    command.args(daemon_arguments(session, session.verbose.max(1)));
+    command.arg("--until-unmounted");
     // Whatever started this command keeps nothing for the daemon, and nothing of it is kept open.
     process::close_descriptors_on_exec().about("descriptors")?;
     command.env_remove("NOTIFY_SOCKET");

@@ -1,4 +1,4 @@
-//! The keeper's command line: nobody but `foldfs mount` starts one.
+//! The keeper's command line: `foldfs mount` starts one, and `foldfs daemon --keep` becomes one.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::background;
+use super::session::Session;
 use crate::error::Result;
 use crate::serve::keeper;
 
@@ -26,4 +27,27 @@ impl Keeper {
         background::leave_session()?;
         keeper::run(&self.runtime, self.daemon)
     }
+}
+
+/// Becomes the keeper of a daemon that serves the store until it is told to end; its exit code.
+///
+/// # Errors
+/// The store cannot be opened, or the daemon cannot be started. What it cannot do then it says itself.
+pub fn keep(session: &Session) -> Result<u8> {
+    drop(session.open(false)?);
+    let daemon = daemon_arguments(session, session.verbose);
+    keeper::run(&session.make_runtime()?, daemon)
+}
+
+/// The command line of a daemon that serves the store as this process would, without the program.
+pub fn daemon_arguments(session: &Session, verbosity: u8) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["daemon".into(), "--store".into()];
+    arguments.push(session.store().into());
+    if let Some(file) = &session.config_file {
+        arguments.extend(["--config".into(), file.into()]);
+    }
+    if verbosity > 0 {
+        arguments.push(format!("-{}", "v".repeat(verbosity.into())).into());
+    }
+    arguments
 }

@@ -68,6 +68,10 @@ pub fn main() -> ExitCode {
     if let Command::Keeper(keeper) = arguments.command {
         return ended(keeper.run().map(ExitCode::from), json);
     }
+    if matches!(&arguments.command, Command::Daemon(daemon) if daemon.keep) {
+        let code = Session::new(&arguments.global).and_then(|session| keeper::keep(&session));
+        return ended(code.map(ExitCode::from), json);
+    }
     // A fold in this process holds leases, whoever else opens the file.
     lease::ignore_break_signal();
     let code = run(arguments).map(|outcome| match outcome {

@@ -219,6 +219,10 @@ pub struct Daemon {
     /// End after the last mount is gone, and leave the session that started it
     #[arg(long, hide = true)]
     until_unmounted: bool,
+    /// Start the daemon again if it dies, or hangs, while images are mounted: for service managers, which see one
+    /// process that goes on
+    #[arg(long, conflicts_with_all = ["until_unmounted", "upgrade"])]
+    pub keep: bool,
     /// Have this program take the place of the daemon that serves the store, in the same process and with all
     /// mounts, and wait until it serves
     #[arg(long, conflicts_with = "until_unmounted")]

@@ -363,7 +363,8 @@ impl TestStore {
             let mut words = line.split(|byte| *byte == 0);
             let program = words.next().unwrap_or_default();
             let path = self.path.as_os_str().as_encoded_bytes();
-            let is_keeper = words.clone().next() == Some(b"keeper");
+            let is_keeper = words.clone().next() == Some(b"keeper")
+                || words.clone().any(|word| word == b"--keep");
             if program.ends_with(b"foldfs")
                 && is_keeper == keepers
                 && words.any(|word| word == path)

@@ -22,14 +22,17 @@ use super::image;
 /// Descriptors beside one message at most (SCM_MAX_FD).
 const MOST: usize = 253;
 
-struct Manager<'a> {
+/// It wants to hear from a daemon so often.
+pub const WATCHDOG: Duration = Duration::from_secs(2);
+
+pub struct Manager<'a> {
     store: &'a TestStore,
     socket: UnixDatagram,
     kept: Vec<(String, OwnedFd)>,
 }
 
 impl<'a> Manager<'a> {
-    fn new(store: &'a TestStore) -> Self {
+    pub fn new(store: &'a TestStore) -> Self {
         let socket = UnixDatagram::bind(store.place.join("notify")).unwrap();
         let patience = Some(Duration::from_secs(60));
         socket.set_read_timeout(patience).unwrap();
@@ -70,24 +73,29 @@ impl<'a> Manager<'a> {
     }
 
     /// Does all that it has been told.
-    fn hear_all(&mut self) {
+    pub fn hear_all(&mut self) {
         self.socket.set_nonblocking(true).unwrap();
         while let Some(_message) = self.try_hear() {}
         self.socket.set_nonblocking(false).unwrap();
     }
 
     /// Does what it is told until a state is told.
-    fn wait_for(&mut self, state: &str) {
+    pub fn wait_for(&mut self, state: &str) {
         while self.hear() != state {}
     }
 
     /// The names under which something is kept.
-    fn names(&self) -> Vec<&str> {
+    pub fn names(&self) -> Vec<&str> {
         self.kept.iter().map(|(name, _)| name.as_str()).collect()
     }
 
     /// Starts a daemon with what is kept.
     fn start(&self) -> Child {
+        self.start_with(&[])
+    }
+
+    /// Starts a daemon with what is kept, and these options.
+    pub fn start_with(&self, options: &[&str]) -> Child {
         let mut script = String::new();
         // First to numbers that none of them has.
         for (place, (_, descriptor)) in self.kept.iter().enumerate() {
@@ -101,10 +109,12 @@ impl<'a> Manager<'a> {
         let mut command = Command::new("bash");
         command.args(["-euc", &script, "bash"]);
         command.arg(program()).arg("--store").arg(&self.store.path);
-        command.arg("daemon").env_remove("FOLDFS_STORE");
+        command.arg("daemon").args(options);
+        command.env_remove("FOLDFS_STORE");
         command
             .env("NOTIFY_SOCKET", self.store.place.join("notify"))
             .env("FDSTORE", "1000")
+            .env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())
             .env("LISTEN_FDS", self.kept.len().to_string())
             .env("LISTEN_FDNAMES", self.names().join(":"));
         command.stderr(Stdio::null()).spawn().unwrap()
@@ -112,13 +122,13 @@ impl<'a> Manager<'a> {
 }
 
 /// Kills a daemon and waits until it is gone.
-fn kill(mut daemon: Child) {
+pub fn kill(mut daemon: Child) {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 }
 
 /// Tells a daemon to end, and waits until it has.
-fn end(manager: &mut Manager<'_>, mut daemon: Child) {
+pub fn end(manager: &mut Manager<'_>, mut daemon: Child) {
     let pid = Pid::from_child(&daemon);
     kill_process(pid, Signal::TERM).unwrap();
     manager.wait_for("STOPPING=1");

@@ -23,6 +23,14 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Begins with what another keeper has left.
+    pub fn new(descriptors: Vec<(String, OwnedFd)>) -> Self {
+        Self {
+            descriptors,
+            program: None,
+        }
+    }
+
     /// Does what a message says about descriptors (FDSTORE=1, FDSTOREREMOVE=1 and FDNAME= of sd_notify(3)).
     pub fn hear(&mut self, message: Message) {
         let says = |variable: &str| message.text.lines().any(|line| line == variable);

@@ -1,9 +1,11 @@
-//! The keeper: where no service manager does, a small process that starts the daemon, keeps what it is given over the
-//! daemon's death, and starts the next one with that. It has one thread, opens no store, and knows nothing of mounts but
-//! that a descriptor of /dev/fuse is one.
+//! The keeper: a small process that starts the daemon, keeps what it is given over the daemon's death, and starts the
+//! next one with that. It has one thread, opens no store, and knows nothing of mounts but that a descriptor of /dev/fuse
+//! is one. Where a service manager has started it, that one takes it for the daemon, and need not know of a death.
 
+mod above;
 mod kept;
 mod listener;
+mod pulse;
 mod restart;
 mod signals;
 
@@ -19,11 +21,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::Timespec;
 
+use self::above::Above;
 use self::kept::Kept;
 use self::listener::Listener;
+use self::pulse::Pulse;
 use self::restart::{Next, Restarts};
 use self::signals::Signals;
-use super::service_manager::descriptors::LISTEN_VARIABLES;
+use super::service_manager::descriptors::{self, LISTEN_VARIABLES};
 use super::service_manager::handing::{self, Handing};
 use super::service_manager::{READY, STOPPING, program};
 use crate::error::{Context, Result};
@@ -42,14 +46,16 @@ const OOM_SCORE: &str = "-900";
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What concerns only who was started by a service manager: this is the daemon's now.
-const OF_OTHERS: [&str; 3] = ["WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE"];
+const OF_OTHERS: [&str; 2] = ["WATCHDOG_PID", "FDSTORE"];
 
 /// A keeper at work.
 struct Keeper {
     arguments: Vec<OsString>,
     listener: Listener,
     signals: Signals,
+    above: Above,
     kept: Kept,
+    pulse: Pulse,
     restarts: Restarts,
     /// Somebody wants the daemon to end, or it ends by itself.
     ending: bool,
@@ -74,7 +80,9 @@ pub fn run(directory: &Path, arguments: Vec<OsString>) -> Result<u8> {
         arguments,
         listener: Listener::new(directory).about(directory.display())?,
         signals: Signals::new().about("signals")?,
-        kept: Kept::default(),
+        above: Above::from_environment(),
+        kept: Kept::new(descriptors::passed_on()),
+        pulse: Pulse::from_environment(),
         restarts: Restarts::default(),
         ending: false,
         is_stuck: false,
@@ -149,18 +157,23 @@ impl Keeper {
                 true => LOOK,
                 false => FOREVER,
             };
-            if let Some(signal) = self.look(patience) {
+            if let Some(signal) = self.look(patience.min(self.pulse.left())) {
                 self.ending = true;
                 tell(daemon.id(), signal);
             }
             self.hear(daemon.id());
+            if self.pulse.left().is_zero() {
+                log::error!("the daemon (process {}) hangs: it is killed", daemon.id());
+                tell(daemon.id(), Signal::KILL);
+                self.pulse.begin();
+            }
         }
     }
 
     /// Waits for something to happen: a message, the end of a mount, or of the daemon, or a signal to end, which it
     /// returns.
     fn look(&mut self, patience: Duration) -> Option<Signal> {
-        let patience = Timespec::try_from(patience).ok();
+        let patience = Timespec::try_from(patience.min(self.above.patience())).ok();
         let mut watched = vec![PollFd::new(&self.listener, PollFlags::IN)];
         watched.extend(self.signals.watched());
         let own = watched.len();
@@ -174,6 +187,7 @@ impl Keeper {
             Err(Errno::INTR) => {}
             Err(errno) => pause(&errno.into()),
         }
+        self.above.alive();
         self.signals.take()
     }
 
@@ -188,6 +202,8 @@ impl Keeper {
                         tell(daemon, Signal::TERM);
                     }
                     self.ending |= says(STOPPING);
+                    self.pulse.hear(&message.text);
+                    self.above.hear(&message);
                     self.kept.hear(message);
                 }
                 Ok(None) => return,
@@ -221,7 +237,8 @@ impl Keeper {
     }
 
     /// Starts a daemon with what is kept.
-    fn start(&self) -> std::io::Result<Child> {
+    fn start(&mut self) -> std::io::Result<Child> {
+        self.pulse.begin();
         let descriptors = Handing::new(self.kept.iter())?;
         // Not what lies under that name by now.
         let file = match self.kept.program() {
@@ -236,6 +253,8 @@ impl Keeper {
             command.env_remove(name);
         }
         command.env("NOTIFY_SOCKET", self.listener.address());
+        let (name, interval) = self.pulse.variable();
+        command.env(name, interval);
         command.env(program::KEPT, std::process::id().to_string());
         command.env(handing::VARIABLE, descriptors.value());
         let daemon = command.spawn()?;

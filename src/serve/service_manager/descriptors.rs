@@ -43,9 +43,14 @@ pub fn let_go(name: &str) {
 /// What a predecessor of this process has left, each with its name; close-on-exec. They stay kept until they are let
 /// go. To be called once, as the daemon starts: later there is nothing.
 pub fn inherited() -> Vec<(String, OwnedFd)> {
+    KEPT.take_over(passed_on())
+}
+
+/// The same, but nothing of it is kept for a successor.
+pub fn passed_on() -> Vec<(String, OwnedFd)> {
     let mut passed = handing::received();
     passed.extend(from_manager());
-    KEPT.take_over(passed)
+    passed
 }
 
 /// Does something while all that is kept is open for the next program.

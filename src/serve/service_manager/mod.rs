@@ -7,7 +7,7 @@ pub mod program;
 pub mod socket;
 mod watchdog;
 
-pub use watchdog::Watchdog;
+pub use watchdog::{ALIVE, INTERVAL, Watchdog, interval};
 
 /// The mounts that were asked for can be made.
 pub const READY: &str = "READY=1";

@@ -5,9 +5,20 @@ use std::time::{Duration, Instant};
 use super::notify;
 
 /// It is alive.
-const ALIVE: &str = "WATCHDOG=1";
+pub const ALIVE: &str = "WATCHDOG=1";
 
-/// Says that the daemon is alive, twice as often as it is asked to.
+/// The variable in which a service manager says how often it wants to hear that, in microseconds.
+pub const INTERVAL: &str = "WATCHDOG_USEC";
+
+/// How often this process's service manager wants to hear from it; `None`: it does not.
+pub fn interval() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let meant = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let interval = number(INTERVAL).filter(|&interval| meant && interval > 0);
+    interval.map(Duration::from_micros)
+}
+
+/// Says that this process is alive, twice as often as it is asked to.
 #[derive(Debug)]
 pub struct Watchdog {
     interval: Option<Duration>,
@@ -17,23 +28,25 @@ pub struct Watchdog {
 impl Watchdog {
     /// As the environment says.
     pub fn from_environment() -> Self {
-        let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-        let meant = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-        let interval = number("WATCHDOG_USEC").filter(|_| meant);
         Self {
-            interval: interval.map(|time| Duration::from_micros(time) / 2),
+            interval: interval().map(|interval| interval / 2),
             last: Instant::now(),
         }
     }
 
-    /// To be called again and again by what must go on for the daemon to be of use.
+    /// To be called again and again by what must go on for the process to be of use.
     pub fn alive(&mut self) {
-        if self
-            .interval
-            .is_some_and(|interval| self.last.elapsed() >= interval)
-        {
+        if self.due().is_zero() {
             notify(ALIVE);
             self.last = Instant::now();
+        }
+    }
+
+    /// When [`Watchdog::alive`] is to be called next, from now.
+    pub fn due(&self) -> Duration {
+        match self.interval {
+            Some(interval) => interval.saturating_sub(self.last.elapsed()),
+            None => Duration::MAX,
         }
     }
 }
