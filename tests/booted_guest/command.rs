@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::common::guest;
 use super::common::snapshot::{Fields, Snapshot};
 use super::common::store::{Mounted, Ran, run, run_within};
-use super::world::{World, tools_first};
+use super::world::World;
 
 /// A boot of the whole of Debian, emulated, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(500);
@@ -39,7 +40,7 @@ fn world(test: &str, name: &str) -> Option<World> {
 
 fn boot(world: &World, arguments: &[&str]) -> Command {
     let mut command = world.store.command(&["boot"]);
-    command.args(arguments).env("PATH", tools_first());
+    command.args(arguments).env("PATH", guest::tools_first());
     command
 }
 

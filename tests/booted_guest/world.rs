@@ -1,21 +1,16 @@
 //! Two mounted images of a Debian with a kernel, the same tree in a plain directory, and what boots them.
 
-use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::common::snapshot::{Fields, Snapshot};
-use super::common::store::{Mounted, TestStore, run_within, tool};
-use super::common::{self, installed, sample};
+use super::common::store::{Mounted, TestStore, tool};
+use super::common::{guest, sample};
 use super::initramfs;
 use super::machine::{Guest, Parts};
-
-/// Making the tree takes longest.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct World {
     pub store: TestStore,
@@ -33,7 +28,7 @@ impl World {
 
     /// The same, of a tree that something was added to.
     pub fn open_with(test: &str, add: impl FnOnce(&Path)) -> Option<World> {
-        let source = guest_tree(test)?;
+        let source = guest::tree(test, &["virtiofsd", "qemu-system-x86_64"])?;
         let store = TestStore::new();
         let plain = store.place.join("plain");
         sample::copy(&source, &plain);
@@ -45,8 +40,8 @@ impl World {
         let initramfs = store.place.join("initramfs");
         initramfs::make(&plain, &initramfs);
         let parts = Parts {
-            virtiofsd: tool_path("virtiofsd"),
-            qemu: tool_path("qemu-system-x86_64"),
+            virtiofsd: guest::find("virtiofsd").unwrap(),
+            qemu: guest::find("qemu-system-x86_64").unwrap(),
             kernel: fs::canonicalize(plain.join("vmlinuz")).unwrap(),
             initramfs,
         };
@@ -153,50 +148,4 @@ fn furnish(tree: &Path) {
     let rest = [package.as_os_str(), target.as_os_str()];
     tool("dpkg-deb", &[&arguments[..], &rest].concat());
     fs::remove_dir_all(package).unwrap();
-}
-
-/// The Debian tree with a kernel, made once for all tests of all runs.
-fn guest_tree(test: &str) -> Option<PathBuf> {
-    let missing = common::needs_fuse().or_else(|| {
-        let needed = ["mmdebstrap", "apt-get", "unshare", "dpkg-deb"];
-        let there = needed.iter().all(|program| installed(program));
-        (!there).then_some("it needs mmdebstrap, apt-get, unshare and dpkg-deb")
-    });
-    let missing = missing.or_else(|| {
-        let needed = ["virtiofsd", "qemu-system-x86_64"];
-        let there = needed.iter().all(|program| find(program).is_some());
-        (!there)
-            .then_some("it needs virtiofsd and qemu-system-x86_64: scripts/install-deps.sh test")
-    });
-    if !common::can_run(test, missing) {
-        return None;
-    }
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(project.join("scripts/trees.sh"));
-    let made = run_within(PATIENCE, command.arg("guest"), b"");
-    let missing = (made.code != 0).then_some(made.stderr.as_str());
-    if !common::can_run(test, missing) {
-        return None;
-    }
-    let trees = std::env::var_os("FOLDFS_TREES").map(PathBuf::from);
-    let trees = trees.unwrap_or_else(|| project.join("target/trees"));
-    Some(fs::canonicalize(trees.join("guest")).unwrap())
-}
-
-/// PATH, with what `scripts/install-deps.sh` brings.
-pub fn tools_first() -> OsString {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = [ours].into_iter().chain(std::env::split_paths(&path));
-    std::env::join_paths(places).unwrap()
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = tools_first();
-    let mut places = std::env::split_paths(&path);
-    places.find_map(|place| Some(place.join(program)).filter(|program| program.exists()))
-}
-
-fn tool_path(program: &str) -> PathBuf {
-    find(program).unwrap()
 }

@@ -13,6 +13,7 @@ pub mod device;
 pub mod directory;
 pub mod drive;
 pub mod fsx;
+pub mod guest;
 pub mod image;
 pub mod killer;
 pub mod lease;
