@@ -19,14 +19,7 @@ fn two_guests_do_not_notice_that_the_daemon_is_killed() {
         return;
     };
     let images = [world.mount("one"), world.mount("two")];
-    let roots = [
-        ("plain", world.plain.as_path()),
-        ("one", &images[0].path),
-        ("two", &images[1].path),
-    ];
-    let guests = at_once(roots.to_vec(), |(name, root)| {
-        world.boot(name, root, "auto")
-    });
+    let guests = world.boot_beside_plain(&images);
     let done = while_killing(test, &world.store, |killer| {
         at_once(guests, |mut guest: Guest| {
             hold(&mut guest);

@@ -25,14 +25,7 @@ fn two_guests_do_what_a_guest_in_a_plain_directory_does() {
         return;
     };
     let images = [world.mount("one"), world.mount("two")];
-    let roots = [
-        ("plain", world.plain.as_path()),
-        ("one", &images[0].path),
-        ("two", &images[1].path),
-    ];
-    let guests = at_once(roots.to_vec(), |(name, root)| {
-        world.boot(name, root, "auto")
-    });
+    let guests = world.boot_beside_plain(&images);
     let guests = at_once(guests, |mut guest| {
         hold(&mut guest);
         guest

@@ -64,6 +64,18 @@ impl World {
         Guest::boot(&self.parts, &self.store.place, name, root, cache)
     }
 
+    /// Boots a guest in the plain directory, and one in each of these images.
+    #[track_caller]
+    pub fn boot_beside_plain(&self, images: &[Mounted; 2]) -> Vec<Guest> {
+        let [one, two] = images;
+        let roots = [
+            ("plain", &self.plain),
+            ("one", &one.path),
+            ("two", &two.path),
+        ];
+        at_once(roots.into(), |(name, root)| self.boot(name, root, "auto"))
+    }
+
     /// Expects that images and the plain directory look alike, but for the content of these paths, and when
     /// it was changed. Returns what the images look like.
     #[track_caller]
