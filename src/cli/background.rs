@@ -10,11 +10,15 @@ use super::keeper::daemon_arguments;
 use super::session::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::serve::control_client::ControlClient;
+use crate::serve::service_manager::descriptors::LISTEN_VARIABLES;
 use crate::store::layout;
 use crate::sys::{namespaces, process};
 
 /// How long a daemon may take from its start until it answers: it finishes what a crash left.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a service manager has said to who runs this command, for a service of its own.
+const OF_OTHERS: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE"];
 
 /// How often the command looks meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
@@ -103,7 +107,9 @@ fn start(session: &Session) -> Result<Child> {
     command.arg("--until-unmounted");
     // Whatever started this command keeps nothing for the daemon, and nothing of it is kept open.
     process::close_descriptors_on_exec().about("descriptors")?;
-    command.env_remove("NOTIFY_SOCKET");
+    for name in OF_OTHERS.iter().chain(&LISTEN_VARIABLES) {
+        command.env_remove(name);
+    }
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(File::try_clone(&log).about(path.display())?);
     command.stderr(log);

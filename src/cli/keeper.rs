@@ -48,6 +48,11 @@ pub fn daemon_arguments(session: &Session, verbosity: u8) -> Vec<OsString> {
     }
     if verbosity > 0 {
         arguments.push(format!("-{}", "v".repeat(verbosity.into())).into());
+    } else if session.quiet {
+        arguments.push("--quiet".into());
+    }
+    if session.json {
+        arguments.push("--json".into());
     }
     arguments
 }

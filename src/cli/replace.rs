@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Outcome;
-use super::session::Session;
+use super::session::{self, Counterpart, Session};
 use crate::error::{Context, Error, Result};
 use crate::ops::report::Report;
 use crate::ops::request::{Call, Request};
@@ -23,10 +23,15 @@ const LOOK: Duration = Duration::from_millis(10);
 pub fn replace(session: &Session) -> Result<Outcome> {
     let socket = session.socket();
     let store = session.store().display();
-    let Some(client) = ControlClient::connect(&socket)? else {
-        return Err(Error::failed(store, "no daemon serves it")
-            .remedy("there is nothing to replace: the next `foldfs mount` starts this program"));
-    };
+    let client = session::while_busy(|| match session.counterpart(false)? {
+        Counterpart::Daemon(client) => Ok(client),
+        Counterpart::Own(context) => {
+            // Busy, where the next daemon is about to serve it.
+            drop(session.lock(&context.store)?);
+            Err(Error::failed(&store, "no daemon serves it")
+                .remedy("there is nothing to replace: the next `foldfs mount` starts this program"))
+        }
+    })?;
     let (old, old_pid) = (client.instance, client.pid);
     let program = std::env::current_exe().about("the foldfs program")?;
     let program = program.into();

@@ -46,7 +46,8 @@ pub struct Session {
     pub verbose: u8,
     /// `--json`.
     pub json: bool,
-    quiet: bool,
+    /// `--quiet`.
+    pub quiet: bool,
 }
 
 /// A report as `--json` prints it.

@@ -226,26 +226,14 @@ impl Daemon {
     /// Forgets mounts that are gone, and ends the daemon when that is its lifetime.
     fn watch_mounts(self: &Arc<Self>, lifetime: Lifetime) -> Result<()> {
         let daemon = self.clone();
-        let started = Instant::now();
         let mut watchdog = Watchdog::from_environment();
         let watch = move || {
+            daemon.watch_until_it_ends(lifetime, &mut watchdog);
+            drop(daemon);
+            // It finishes what is under way, however long that takes.
             loop {
                 std::thread::sleep(LOOK);
                 watchdog.alive();
-                let Some(idle) = daemon.forget_gone() else {
-                    continue;
-                };
-                if daemon.work.is_ending() {
-                    return;
-                }
-                let waited =
-                    daemon.was_asked.load(Ordering::Relaxed) || started.elapsed() > FIRST_MOUNT;
-                let over = lifetime == Lifetime::UntilUnmounted && idle && waited;
-                if over && daemon.work.end_if_idle() {
-                    log::info!("daemon ends: the last mount is gone");
-                    daemon.stop_listening();
-                    return;
-                }
             }
         };
         std::thread::Builder::new()
@@ -253,6 +241,27 @@ impl Daemon {
             .spawn(watch)
             .about("a thread")?;
         Ok(())
+    }
+
+    fn watch_until_it_ends(&self, lifetime: Lifetime, watchdog: &mut Watchdog) {
+        let started = Instant::now();
+        loop {
+            std::thread::sleep(LOOK);
+            watchdog.alive();
+            let Some(idle) = self.forget_gone() else {
+                continue;
+            };
+            if self.work.is_ending() {
+                return;
+            }
+            let waited = self.was_asked.load(Ordering::Relaxed) || started.elapsed() > FIRST_MOUNT;
+            let over = lifetime == Lifetime::UntilUnmounted && idle && waited;
+            if over && self.work.end_if_idle() {
+                log::info!("daemon ends: the last mount is gone");
+                self.stop_listening();
+                return;
+            }
+        }
     }
 
     /// Forgets mounts that are gone, and tells whether none is left; not while others are at work on them: mounting all

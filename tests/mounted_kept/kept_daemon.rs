@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -29,9 +29,12 @@ fn its_manager_need_not_know_of_a_death() {
     let mut first = manager.start_with(&["--keep"]);
     manager.wait_for("READY=1");
     let mounted = store.mount("one");
-    manager.hear_all();
-    let kept = manager.names().join(" ");
-    assert!(kept.contains("lock "), "{kept}");
+    // What the daemon has said before it answered is passed on in its own time.
+    let kept = eventually("the mount is kept", || {
+        manager.hear_all();
+        let kept = manager.names().join(" ");
+        kept.contains("lock image-").then_some(kept)
+    });
     let mut open = fs::File::create(mounted.join("etc/open")).unwrap();
     for round in 0..3 {
         let [keeper, daemon] = processes(&store);
@@ -66,6 +69,29 @@ fn its_manager_need_not_know_of_a_death() {
     assert!(!is_mounted(&mounted.path));
     manager.hear_all();
     assert_eq!(manager.names(), [""; 0]);
+    store.assert_sound();
+}
+
+#[test]
+fn one_that_is_to_end_before_it_serves_unmounts_first() {
+    let Some(store) = image("one_that_is_to_end_before_it_serves_unmounts_first") else {
+        return;
+    };
+    let mut manager = Manager::new(&store);
+    // Between two daemons, while the next one takes over, or when it serves.
+    for pause in [0, 1, 3, 10, 30, 100] {
+        let keeper = manager.start_with(&["--keep"]);
+        manager.wait_for("READY=1");
+        let mounted = store.mount("one");
+        fs::write(mounted.join("etc/new"), pause.to_string()).unwrap();
+        let [_, daemon] = processes(&store);
+        send(Signal::KILL, daemon);
+        thread::sleep(Duration::from_millis(pause));
+        end(&mut manager, keeper);
+        assert!(!is_mounted(&mounted.path), "after {pause} ms");
+        manager.hear_all();
+        assert_eq!(manager.names(), [""; 0], "after {pause} ms");
+    }
     store.assert_sound();
 }
 

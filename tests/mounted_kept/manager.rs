@@ -23,7 +23,7 @@ use super::image;
 const MOST: usize = 253;
 
 /// It wants to hear from a daemon so often.
-pub const WATCHDOG: Duration = Duration::from_secs(2);
+pub const WATCHDOG: Duration = Duration::from_secs(4);
 
 pub struct Manager<'a> {
     store: &'a TestStore,

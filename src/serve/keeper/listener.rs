@@ -32,6 +32,20 @@ pub struct Message {
     pub descriptors: Vec<OwnedFd>,
 }
 
+impl Message {
+    /// The same once more.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn try_clone(&self) -> Result<Self> {
+        let descriptors = self.descriptors.iter().map(OwnedFd::try_clone);
+        Ok(Self {
+            text: self.text.clone(),
+            descriptors: descriptors.collect::<Result<_>>()?,
+        })
+    }
+}
+
 impl Listener {
     /// Listens; for a moment in `directory`, which only root may enter.
     ///

@@ -46,7 +46,7 @@ const OOM_SCORE: &str = "-900";
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What concerns only who was started by a service manager: this is the daemon's now.
-const OF_OTHERS: [&str; 2] = ["WATCHDOG_PID", "FDSTORE"];
+const OF_OTHERS: [&str; 1] = ["WATCHDOG_PID"];
 
 /// A keeper at work.
 struct Keeper {
@@ -59,6 +59,8 @@ struct Keeper {
     restarts: Restarts,
     /// Somebody wants the daemon to end, or it ends by itself.
     ending: bool,
+    /// The daemon was started when it was to end already.
+    is_last: bool,
     /// The last daemon was killed, and cannot end before the next one answers.
     is_stuck: bool,
     /// The daemon's, as this process had it.
@@ -85,6 +87,7 @@ pub fn run(directory: &Path, arguments: Vec<OsString>) -> Result<u8> {
         pulse: Pulse::from_environment(),
         restarts: Restarts::default(),
         ending: false,
+        is_last: false,
         is_stuck: false,
         oom_score: std::fs::read_to_string("/proc/self/oom_score_adj").ok(),
         ending_later: Vec::new(),
@@ -103,7 +106,7 @@ impl Keeper {
             let status = self.wait(&mut daemon);
             // What it has said last, and which mounts went with it.
             self.hear(daemon.id());
-            self.look(Duration::ZERO);
+            self.ending |= self.look(Duration::ZERO).is_some();
             let next = self
                 .restarts
                 .next(status, begun.elapsed(), self.is_needed());
@@ -130,9 +133,10 @@ impl Keeper {
         }
     }
 
-    /// A daemon is of use: if it is to end at once, too, where only an answer lets the one before it end.
+    /// A daemon is of use: if it is to end at once, too, where the one before has not come to unmount, or cannot end
+    /// before somebody answers.
     fn is_needed(&self) -> bool {
-        self.kept.has_mounts() && (!self.ending || self.is_stuck)
+        self.kept.has_mounts() && (!self.ending || !self.is_last || self.is_stuck)
     }
 
     /// Serves a daemon to its end. One that was killed while it told the kernel something may have to wait for the answer
@@ -158,11 +162,15 @@ impl Keeper {
                 false => FOREVER,
             };
             if let Some(signal) = self.look(patience.min(self.pulse.left())) {
+                // One that does not serve yet would die of it, and leave its mounts: it is told when it does. Who asks
+                // twice has no time for that.
+                if self.pulse.serves() || self.ending {
+                    tell(daemon.id(), signal);
+                }
                 self.ending = true;
-                tell(daemon.id(), signal);
             }
             self.hear(daemon.id());
-            if self.pulse.left().is_zero() {
+            if self.pulse.has_stopped() {
                 log::error!("the daemon (process {}) hangs: it is killed", daemon.id());
                 tell(daemon.id(), Signal::KILL);
                 self.pulse.begin();
@@ -212,22 +220,27 @@ impl Keeper {
         }
     }
 
-    /// Starts the next daemon, however often it takes; `None`: it has become needless.
+    /// Starts the next daemon, however often it takes; `None`: it has become needless. If it is to end meanwhile it is
+    /// started at once, to unmount what waits for it.
     fn start_after(&mut self, delay: Duration) -> Option<Child> {
         let mut due = Instant::now() + delay;
         loop {
             loop {
                 let rest = due.saturating_duration_since(Instant::now());
                 self.ending |= self.look(rest).is_some();
-                if !self.is_needed() {
+                if !self.kept.has_mounts() {
                     return None;
                 }
-                if rest.is_zero() {
+                if rest.is_zero() || self.ending {
                     break;
                 }
             }
             match self.start() {
                 Ok(daemon) => return Some(daemon),
+                Err(error) if self.ending => {
+                    log::error!("the daemon cannot be started, to unmount: {error}");
+                    return None;
+                }
                 Err(error) => {
                     log::error!("the daemon cannot be started: {error}");
                     due = Instant::now() + restart::LONGEST;
@@ -239,6 +252,7 @@ impl Keeper {
     /// Starts a daemon with what is kept.
     fn start(&mut self) -> std::io::Result<Child> {
         self.pulse.begin();
+        self.is_last = self.ending;
         let descriptors = Handing::new(self.kept.iter())?;
         // Not what lies under that name by now.
         let file = match self.kept.program() {

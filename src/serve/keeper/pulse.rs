@@ -8,12 +8,21 @@ use crate::serve::service_manager::{INTERVAL, READY, RELOADING, STOPPING, interv
 /// It hangs if it says nothing for so long, where no service manager says how long.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// So long it may take from its start until it serves: it finishes what a crash left.
+const BEGINNING: Duration = Duration::from_secs(15 * 60);
+
+/// When it should have said something it is listened to for so long once more: it may have been stopped together with
+/// this process, and go on with it.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// What it has said last.
 #[derive(Debug)]
 pub struct Pulse {
     patience: Duration,
-    /// `None`: it need not say anything, as it begins or ends.
-    last: Option<Instant>,
+    serves: bool,
+    /// When it is to say something; `None`: it ends, which takes as long as it takes.
+    due: Option<Instant>,
+    is_in_doubt: bool,
 }
 
 impl Pulse {
@@ -23,8 +32,12 @@ impl Pulse {
     }
 
     fn new(patience: Duration) -> Self {
-        let last = None;
-        Self { patience, last }
+        Self {
+            patience,
+            serves: false,
+            due: None,
+            is_in_doubt: false,
+        }
     }
 
     /// What a daemon is told of it, as a variable of its environment and its value.
@@ -34,27 +47,55 @@ impl Pulse {
 
     /// Another daemon begins.
     pub fn begin(&mut self) {
-        self.last = None;
+        self.serves = false;
+        self.expect_within(BEGINNING);
     }
 
     /// Goes by what the daemon has said.
     pub fn hear(&mut self, text: &str) {
         for line in text.lines() {
             match line {
-                READY => self.last = Some(Instant::now()),
-                ALIVE if self.last.is_some() => self.last = Some(Instant::now()),
-                RELOADING | STOPPING => self.last = None,
+                READY => {
+                    self.serves = true;
+                    self.expect_within(self.patience);
+                }
+                ALIVE if self.serves => self.expect_within(self.patience),
+                RELOADING => self.begin(),
+                STOPPING => (self.serves, self.due) = (false, None),
                 _ => {}
             }
         }
     }
 
-    /// How long it may say nothing from now on; zero: it hangs.
+    /// Whether it listens to signals, and answers who uses its mounts.
+    pub fn serves(&self) -> bool {
+        self.serves
+    }
+
+    /// How long it may say nothing from now on.
     pub fn left(&self) -> Duration {
-        match self.last {
-            Some(last) => self.patience.saturating_sub(last.elapsed()),
+        match self.due {
+            Some(due) => due.saturating_duration_since(Instant::now()),
             None => Duration::MAX,
         }
+    }
+
+    /// Whether it hangs; to be asked when all has been heard that it has said.
+    pub fn has_stopped(&mut self) -> bool {
+        if !self.left().is_zero() {
+            return false;
+        }
+        let was_in_doubt = self.is_in_doubt;
+        if !was_in_doubt {
+            self.expect_within(DOUBT.min(self.patience));
+            self.is_in_doubt = true;
+        }
+        was_in_doubt
+    }
+
+    fn expect_within(&mut self, patience: Duration) {
+        self.due = Some(Instant::now() + patience);
+        self.is_in_doubt = false;
     }
 }
 
@@ -64,25 +105,38 @@ mod tests {
 
     use super::*;
 
+    const SHORT: Duration = Duration::from_millis(20);
+
     #[test]
     fn who_serves_says_so_again_and_again() {
-        let short = Duration::from_millis(20);
-        let mut pulse = Pulse::new(short);
+        let mut pulse = Pulse::new(SHORT);
         assert_eq!(pulse.variable(), ("WATCHDOG_USEC", "20000".into()));
+        pulse.begin();
         pulse.hear(ALIVE);
-        assert_eq!(pulse.left(), Duration::MAX, "it does not serve yet");
+        assert!(pulse.left() > SHORT, "it does not serve yet");
         pulse.hear(READY);
-        sleep(short);
+        assert!(pulse.serves() && pulse.left() <= SHORT && !pulse.has_stopped());
+        sleep(SHORT);
         assert!(pulse.left().is_zero());
         pulse.hear("STATUS=so far\nWATCHDOG=1");
-        assert!(pulse.left() <= short && !pulse.left().is_zero());
-        for silent in [RELOADING, STOPPING] {
-            pulse.hear(READY);
-            pulse.hear(silent);
-            assert_eq!(pulse.left(), Duration::MAX, "{silent}");
-        }
+        assert!(!pulse.left().is_zero() && !pulse.has_stopped());
+        pulse.hear(RELOADING);
+        assert!(!pulse.serves() && pulse.left() > SHORT);
         pulse.hear(READY);
-        pulse.begin();
+        pulse.hear(STOPPING);
         assert_eq!(pulse.left(), Duration::MAX);
+    }
+
+    #[test]
+    fn who_has_said_nothing_is_listened_to_once_more() {
+        let mut pulse = Pulse::new(SHORT);
+        pulse.hear(READY);
+        sleep(SHORT);
+        assert!(!pulse.has_stopped() && !pulse.left().is_zero());
+        pulse.hear(ALIVE);
+        sleep(SHORT);
+        assert!(!pulse.has_stopped());
+        sleep(SHORT);
+        assert!(pulse.has_stopped());
     }
 }

@@ -16,12 +16,15 @@ pub const RELOADING: &str = "RELOADING=1";
 /// It unmounts, and ends then.
 pub const STOPPING: &str = "STOPPING=1";
 
-/// Tells the service manager; nobody, where there is none. That it cannot be told is no reason to serve nobody.
-pub fn notify(state: &str) {
+/// Tells the service manager; nobody, where there is none. That it cannot be told is no reason to serve nobody, and
+/// gives false.
+pub fn notify(state: &str) -> bool {
     let Some(address) = socket::address() else {
-        return;
+        return true;
     };
-    if let Err(error) = socket::send(&address, state, &[]) {
+    let told = socket::send(&address, state, &[]);
+    if let Err(error) = &told {
         log::warn!(state; "the service manager cannot be told: {error}");
     }
+    told.is_ok()
 }

@@ -27,6 +27,27 @@ pub fn address() -> Option<OsString> {
 /// # Errors
 /// Nobody listens, or nobody takes the message in time.
 pub fn send(address: &OsStr, message: &str, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    send_with(address, message, descriptors, SendFlags::empty())
+}
+
+/// The same, but without waiting for a manager that is busy.
+///
+/// # Errors
+/// As [`send`]; WouldBlock: it is.
+pub fn try_send(
+    address: &OsStr,
+    message: &str,
+    descriptors: &[BorrowedFd<'_>],
+) -> std::io::Result<()> {
+    send_with(address, message, descriptors, SendFlags::DONTWAIT)
+}
+
+fn send_with(
+    address: &OsStr,
+    message: &str,
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> std::io::Result<()> {
     let address = match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
@@ -40,8 +61,9 @@ pub fn send(address: &OsStr, message: &str, descriptors: &[BorrowedFd<'_>]) -> s
         return Err(std::io::ErrorKind::ArgumentListTooLong.into());
     }
     let message = [IoSlice::new(message.as_bytes())];
-    let sent =
-        rustix::io::retry_on_intr(|| sendmsg(&socket, &message, &mut beside, SendFlags::NOSIGNAL))?;
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(&socket, &message, &mut beside, flags | SendFlags::NOSIGNAL)
+    })?;
     match sent == message[0].len() {
         true => Ok(()),
         false => Err(std::io::ErrorKind::WriteZero.into()),

@@ -18,34 +18,39 @@ pub fn interval() -> Option<Duration> {
     interval.map(Duration::from_micros)
 }
 
-/// Says that this process is alive, twice as often as it is asked to.
+/// How soon it tries again what could not be told.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Says that this process is alive, four times as often as it is asked to: once or twice it may be late, or not heard.
 #[derive(Debug)]
 pub struct Watchdog {
     interval: Option<Duration>,
-    last: Instant,
+    next: Instant,
 }
 
 impl Watchdog {
     /// As the environment says.
     pub fn from_environment() -> Self {
         Self {
-            interval: interval().map(|interval| interval / 2),
-            last: Instant::now(),
+            interval: interval().map(|interval| interval / 4),
+            next: Instant::now(),
         }
     }
 
     /// To be called again and again by what must go on for the process to be of use.
     pub fn alive(&mut self) {
-        if self.due().is_zero() {
-            notify(ALIVE);
-            self.last = Instant::now();
+        if let Some(interval) = self.interval
+            && self.due().is_zero()
+        {
+            let told = notify(ALIVE);
+            self.next = Instant::now() + if told { interval } else { AGAIN.min(interval) };
         }
     }
 
     /// When [`Watchdog::alive`] is to be called next, from now.
     pub fn due(&self) -> Duration {
         match self.interval {
-            Some(interval) => interval.saturating_sub(self.last.elapsed()),
+            Some(_) => self.next.saturating_duration_since(Instant::now()),
             None => Duration::MAX,
         }
     }
