@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -44,36 +44,41 @@ impl Above {
         if self.address.is_none() || lines.any(|line| line == pulse::ALIVE || line == own) {
             return;
         }
-        match message.try_clone() {
-            Ok(message) if self.untold.len() < MOST => self.untold.push_back(message),
-            Ok(_) => log::error!("the keeper's service manager hears nothing: it is told no more"),
-            Err(error) => {
-                log::error!(
-                    "the keeper's service manager is not told what the daemon says: {error}"
-                );
+        let copy = match self.untold.len() < MOST {
+            true => message.try_clone(),
+            false => Err(Error::new(ErrorKind::QuotaExceeded, "it hears nothing")),
+        };
+        match copy {
+            Ok(message) => {
+                let was_told = self.untold.is_empty();
+                self.untold.push_back(message);
+                if let Err(error) = self.tell()
+                    && was_told
+                {
+                    log::warn!("the keeper's service manager cannot be told yet: {error}");
+                }
             }
+            Err(error) => log::error!("the keeper's service manager is not told: {error}"),
         }
-        self.tell();
     }
 
-    fn tell(&mut self) {
-        let Some(manager) = &self.address else { return };
+    fn tell(&mut self) -> Result<()> {
+        let Some(manager) = &self.address else {
+            return Ok(());
+        };
         while let Some(message) = self.untold.front() {
             let beside: Vec<_> = message.descriptors.iter().map(AsFd::as_fd).collect();
-            match socket::try_send(manager, &message.text, &beside) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    log::warn!("the keeper's service manager cannot be told yet: {error}");
-                    return;
-                }
-                Ok(()) => drop(self.untold.pop_front()),
-            }
+            socket::try_send(manager, &message.text, &beside)?;
+            self.untold.pop_front();
         }
+        Ok(())
     }
 
     /// To be called at least as often as [`Above::patience`] says: the keeper is alive.
     pub fn alive(&mut self) {
-        self.tell();
+        if let Err(error) = self.tell() {
+            log::debug!("the keeper's service manager cannot be told yet: {error}");
+        }
         self.watchdog.alive();
     }
 
