@@ -1,12 +1,12 @@
 //! Starting the daemon in the background, when the first image is mounted.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::keeper::daemon_arguments;
 use super::session::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::serve::control_client::ControlClient;
@@ -55,6 +55,24 @@ pub fn connect_or_start(session: &Session) -> Result<ControlClient> {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// The command line of a daemon that serves the store as this process would, without the program.
+pub fn daemon_arguments(session: &Session, verbosity: u8) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["daemon".into(), "--store".into()];
+    arguments.push(session.store().into());
+    if let Some(file) = &session.config_file {
+        arguments.extend(["--config".into(), file.into()]);
+    }
+    if verbosity > 0 {
+        arguments.push(format!("-{}", "v".repeat(verbosity.into())).into());
+    } else if session.quiet {
+        arguments.push("--quiet".into());
+    }
+    if session.json {
+        arguments.push("--json".into());
+    }
+    arguments
 }
 
 /// Leaves the terminal's session, so that the daemon outlives it.

@@ -35,24 +35,6 @@ impl Keeper {
 /// The store cannot be opened, or the daemon cannot be started. What it cannot do then it says itself.
 pub fn keep(session: &Session) -> Result<u8> {
     drop(session.open(false)?);
-    let daemon = daemon_arguments(session, session.verbose);
+    let daemon = background::daemon_arguments(session, session.verbose);
     keeper::run(&session.make_runtime()?, daemon)
-}
-
-/// The command line of a daemon that serves the store as this process would, without the program.
-pub fn daemon_arguments(session: &Session, verbosity: u8) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["daemon".into(), "--store".into()];
-    arguments.push(session.store().into());
-    if let Some(file) = &session.config_file {
-        arguments.extend(["--config".into(), file.into()]);
-    }
-    if verbosity > 0 {
-        arguments.push(format!("-{}", "v".repeat(verbosity.into())).into());
-    } else if session.quiet {
-        arguments.push("--quiet".into());
-    }
-    if session.json {
-        arguments.push("--json".into());
-    }
-    arguments
 }
