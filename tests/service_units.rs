@@ -62,11 +62,14 @@ fn what_needs_a_mount_goes_on_when_the_daemon_dies() {
     host.run(&format!("systemctl start {VIRTIOFSD}"));
     host.run("test -S /run/foldfs/virtiofs/one.sock");
     let before = invocations(&host);
-    let process = host.property(DAEMON, "MainPID");
+    let group = host.property(DAEMON, "ControlGroup");
     hold(&host, "/run/foldfs/images/one/etc/held");
+    // It has been started last.
     let daemon = |host: &Host| {
-        let children = host.run(&format!("cat /proc/{process}/task/{process}/children"));
-        children.trim().to_owned()
+        let newest = host.run(&format!(
+            "sort -n /sys/fs/cgroup{group}/cgroup.procs | tail -n 1"
+        ));
+        newest.trim().to_owned()
     };
     for _ in 0..3 {
         let first = daemon(&host);

@@ -4,7 +4,11 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// The path through which the kernel reaches an open descriptor, O_PATH ones included (proc(5)).
 pub fn descriptor_path(file: BorrowedFd<'_>) -> Vec<u8> {
@@ -104,6 +108,14 @@ fn left_of(thread: &Path) -> Option<bool> {
     let file = std::fs::read_link(thread.join(format!("fd/{descriptor}"))).ok()?;
     let writes = number == libc::SYS_write || number == libc::SYS_writev;
     (writes && file == Path::new("/dev/fuse")).then_some(true)
+}
+
+/// Has the process that `command` starts be killed when this thread ends, and that of each program that it becomes
+/// (PR_SET_PDEATHSIG(2const)).
+pub fn kill_with_this_thread(command: &mut Command) {
+    let ask = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: between fork and exec, `ask` makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Becomes another program (fexecve(3)). Returns only if that fails, and then all is as it was: other threads go on,

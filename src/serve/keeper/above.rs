@@ -36,6 +36,11 @@ impl Above {
         }
     }
 
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.address.is_some()
+    }
+
     /// Passes on what the daemon has said, but for what the keeper alone goes by: that the daemon is alive, and which
     /// program it is.
     pub fn hear(&mut self, message: &Message) {

@@ -267,6 +267,10 @@ impl Keeper {
             command.env_remove(name);
         }
         command.env("NOTIFY_SOCKET", self.listener.address());
+        // Its manager starts another keeper then, with all that is kept: two daemons would answer the same requests.
+        if self.above.is_there() {
+            process::kill_with_this_thread(&mut command);
+        }
         let (name, interval) = self.pulse.variable();
         command.env(name, interval);
         command.env(program::KEPT, std::process::id().to_string());
