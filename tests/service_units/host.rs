@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+
 use super::common::guest;
 use super::common::store::{Ran, TestStore, program, run};
 
@@ -16,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The host; all of it is killed with its guard.
 #[derive(Debug)]
 pub struct Host {
+    /// There is one at a time: their control groups are the same.
+    _alone: File,
     outside: Child,
     /// systemd, as the process that it is outside.
     first: u32,
@@ -27,6 +31,9 @@ impl Host {
     /// it is up. Nothing where that cannot be.
     #[track_caller]
     pub fn boot(store: &TestStore, tree: &Path, fstab: &str) -> Self {
+        let alone = Path::new(env!("CARGO_TARGET_TMPDIR")).join("service_units.lock");
+        let alone = File::create(alone).unwrap();
+        flock(&alone, FlockOperation::LockExclusive).unwrap();
         let place = store.place.join("host");
         fs::create_dir(&place).unwrap();
         let console = store.place.join("console");
@@ -49,6 +56,7 @@ impl Host {
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let outside = command.spawn().unwrap();
         let mut host = Self {
+            _alone: alone,
             outside,
             first: 0,
             console,
@@ -143,6 +151,11 @@ impl Drop for Host {
             self.outside.wait()?;
             Ok(())
         });
+        let first = PathBuf::from(format!("/proc/{}", self.first));
+        let begun = Instant::now();
+        while self.first != 0 && first.exists() && begun.elapsed() < PATIENCE {
+            thread::sleep(LOOK);
+        }
         if let Err(error) = killed {
             eprintln!("the host is left: {error}");
         }
