@@ -151,9 +151,10 @@ impl Drop for Host {
             self.outside.wait()?;
             Ok(())
         });
-        let first = PathBuf::from(format!("/proc/{}", self.first));
+        // Who has ended has no program any more, whether somebody waits for it or not.
+        let program = format!("/proc/{}/exe", self.first);
         let begun = Instant::now();
-        while self.first != 0 && first.exists() && begun.elapsed() < PATIENCE {
+        while fs::read_link(&program).is_ok() && begun.elapsed() < PATIENCE {
             thread::sleep(LOOK);
         }
         if let Err(error) = killed {
